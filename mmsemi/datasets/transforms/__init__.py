@@ -1,0 +1,1 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
