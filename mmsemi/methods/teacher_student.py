@@ -1,0 +1,458 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+"""The core of all teacher-student methods; it knows no task.
+
+A. Tarvainen and H. Valpola, Mean teachers are better role models, NeurIPS
+2017: the teacher's weights are an exponential moving average of the
+student's. Burn-in as in Y.-C. Liu et al., Unbiased Teacher, ICLR 2021: the
+student first learns from labels alone and is then copied.
+"""
+import copy
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Dict, List, Mapping, Optional, Tuple, Union
+
+import torch
+from mmengine.dist import all_reduce_params, get_world_size
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
+from torch import Tensor, nn
+
+from mmsemi.models import MultiBranchDataPreprocessor
+from mmsemi.registry import MODELS
+from .segmentor_config import load_segmentor_config
+from .weight_schedule import WeightSchedule
+
+VIEWS = ('sup', 'unsup_teacher', 'unsup_student')
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """How the teacher comes to its weights.
+
+    Args:
+        mode (str): 'ema' (follows the student) or 'frozen' (keeps what was
+            loaded). Defaults to 'ema'.
+        momentum (float): Share of the student in one update, in (0, 1];
+            teacher = (1 - momentum) * teacher + momentum * student, as in
+            mmengine. Defaults to 0.001.
+        warm_up_gamma (float): The k-th update uses at least
+            gamma / (gamma + k), so that the teacher forgets its start. 1 is
+            the rule of Mean Teacher, 0 turns it off. Defaults to 1.
+        burn_in_steps (int): Optimizer steps in which the student learns from
+            labels alone. Defaults to 0.
+        average_burn_in (bool): Whether the teacher follows the student by
+            EMA during the burn-in as well. If not, it becomes a copy of the
+            student at its end. Defaults to False.
+        checkpoint (str, optional): Checkpoint of a plain segmenter for the
+            teacher alone. Defaults to None.
+    """
+
+    mode: str = 'ema'
+    momentum: float = 0.001
+    warm_up_gamma: float = 1.
+    burn_in_steps: int = 0
+    average_burn_in: bool = False
+    checkpoint: Optional[str] = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ('ema', 'frozen'):
+            raise ValueError(f"teacher.mode={self.mode!r}; allowed are 'ema' "
+                             "and 'frozen'.")
+        if not 0 < self.momentum <= 1:
+            raise ValueError(
+                f'teacher.momentum={self.momentum}; allowed are numbers '
+                'above 0 up to 1. It is the share of the student in one '
+                'update: an EMA decay of 0.999 is momentum=0.001.')
+        if self.warm_up_gamma < 0:
+            raise ValueError(f'teacher.warm_up_gamma={self.warm_up_gamma}; '
+                             'allowed are numbers from 0.')
+        if self.burn_in_steps < 0:
+            raise ValueError(f'teacher.burn_in_steps={self.burn_in_steps}; '
+                             'allowed are whole numbers from 0.')
+
+    @classmethod
+    def from_config(cls, config: Optional[Mapping]) -> 'TeacherSettings':
+        """Build from a dict of arguments; None gives the defaults."""
+        config = dict(config or {})
+        unknown = set(config) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ValueError(
+                f'teacher has unknown keys {sorted(unknown)}; allowed are '
+                f'{sorted(cls.__dataclass_fields__)}.')
+        return cls(**config)
+
+    def momentum_at(self, update: int) -> float:
+        """Return the momentum of the k-th update, k counted from 1."""
+        if self.warm_up_gamma == 0:
+            return self.momentum
+        gamma = self.warm_up_gamma
+        return max(self.momentum, gamma / (gamma + update))
+
+
+class TeacherStudent(BaseModel):
+    """A student that learns from labels and from its teacher.
+
+    Subclasses say what a pseudo-label is (:meth:`label_unlabeled`) and what
+    the student's loss on it is (:meth:`loss_by_pseudo_labels`).
+
+    The teacher is in evaluation mode whenever it labels, needs no gradient
+    and is part of every checkpoint, as is the count of optimizer steps that
+    schedules refer to. :class:`mmsemi.TeacherUpdateHook` calls
+    :meth:`update_teacher` after every optimizer step; without a runner, call
+    it yourself.
+
+    Args:
+        segmentor (dict or str): The model to train: a model config, the name
+            of a config, or ``dict(cfg_path=NAME, ...)`` with changes; see
+            :func:`load_segmentor_config`.
+        teacher (dict, optional): Arguments of :class:`TeacherSettings`.
+            Defaults to None: EMA with momentum 0.001 and warm-up.
+        sup_weight (float): Weight of the supervised loss. Defaults to 1.
+        unsup_weight (float or dict): Weight of the loss on pseudo-labels, or
+            the arguments of :class:`WeightSchedule`. Defaults to 1.
+        predict_on (str): Which of 'teacher' and 'student' predicts. Before
+            the end of the burn-in the student always does, unless the
+            teacher averages it. Defaults to 'teacher'.
+        data_preprocessor (dict, optional): Preprocessor of one view.
+            Defaults to None: that of the segmenter.
+        init_cfg (dict, optional): Unused; the segmenter's own is applied.
+    """
+
+    def __init__(self,
+                 segmentor: Union[dict, str],
+                 teacher: Optional[dict] = None,
+                 sup_weight: float = 1.,
+                 unsup_weight: Union[float, dict] = 1.,
+                 predict_on: str = 'teacher',
+                 data_preprocessor: Optional[dict] = None,
+                 init_cfg: Optional[dict] = None) -> None:
+        config = load_segmentor_config(segmentor)
+        self.check_segmentor(config)
+        if data_preprocessor is None:
+            data_preprocessor = config.get('data_preprocessor')
+        if data_preprocessor is None:
+            raise ValueError(
+                'segmentor has no data_preprocessor and none was given; '
+                "mmdet models use dict(type='mmdet.DetDataPreprocessor', "
+                '...).')
+        if data_preprocessor.get('type', '').rpartition('.')[2] != \
+                'MultiBranchDataPreprocessor':
+            data_preprocessor = MultiBranchDataPreprocessor(
+                copy.deepcopy(data_preprocessor))
+        super().__init__(
+            data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.teacher_settings = TeacherSettings.from_config(teacher)
+        self.sup_weight = WeightSchedule.from_config(sup_weight).weight
+        self.unsup_weight = WeightSchedule.from_config(unsup_weight)
+        self.predict_on = predict_on
+        # Some models change the config they are built from.
+        self.student = MODELS.build(copy.deepcopy(config))
+        self.teacher = MODELS.build(copy.deepcopy(config))
+        self.teacher.requires_grad_(False)
+        self.register_buffer('step', torch.zeros((), dtype=torch.long))
+        self.copy_student_to_teacher()
+        self._losses_since_update = 0
+
+    @classmethod
+    def check_segmentor(cls, config: dict) -> None:
+        """Refuse a model config that cannot serve as a teacher."""
+
+    # What a method defines ------------------------------------------------
+
+    @abstractmethod
+    def label_unlabeled(self, inputs: Tensor, data_samples: list) -> list:
+        """Let the teacher label a batch of its views.
+
+        Args:
+            inputs (Tensor): Images (N, C, H, W), preprocessed.
+            data_samples (list): N data samples.
+
+        Returns:
+            list: N pseudo-labels that passed the pseudo-label pipeline.
+        """
+
+    @abstractmethod
+    def loss_by_pseudo_labels(
+            self, inputs: Tensor, data_samples: list, pseudo_labels: list,
+            teacher_samples: list) -> Tuple[Dict[str, Tensor], float]:
+        """Compute the student's loss on pseudo-labels.
+
+        Args:
+            inputs (Tensor): The student's views (N, C, H, W).
+            data_samples (list): Their N data samples.
+            pseudo_labels (list): N pseudo-labels in the teacher's views.
+            teacher_samples (list): Data samples of the teacher's views.
+
+        Returns:
+            tuple[dict, float]: The losses by name, and a factor on them: 0
+            if the batch gives nothing to learn from, else 1.
+        """
+
+    # Training -------------------------------------------------------------
+
+    def forward(self, inputs, data_samples=None, mode: str = 'tensor'):
+        """Compute losses, predictions or raw outputs.
+
+        Args:
+            inputs (dict[str, Tensor] or Tensor): With mode 'loss' the views'
+                images; else images (N, C, H, W).
+            data_samples (dict[str, list] or list): The data samples.
+            mode (str): 'loss', 'predict' or 'tensor'. Defaults to 'tensor'.
+
+        Returns:
+            dict[str, Tensor] or whatever the segmenter returns.
+        """
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        return self.predictor(inputs, data_samples, mode=mode)
+
+    def loss(self, inputs: Dict[str, Tensor],
+             data_samples: Dict[str, list]) -> Dict[str, Tensor]:
+        """Compute supervised and unsupervised losses.
+
+        Args:
+            inputs (dict[str, Tensor]): Images (N, C, H, W) by view: 'sup',
+                'unsup_teacher' and 'unsup_student'.
+            data_samples (dict[str, list]): Data samples by view.
+
+        Returns:
+            dict[str, Tensor]: Losses ``sup_*`` and ``unsup_*``, and figures
+            on the pseudo-labels, ``pseudo/*``, which are not summed.
+        """
+        self._check_views(inputs)
+        self._expect_updates()
+        losses = scale_losses(
+            self.student.loss(inputs['sup'], data_samples['sup']),
+            self.sup_weight, 'sup_')
+        if self.burning_in:
+            return losses
+        pseudo_labels = self.label_unlabeled(inputs['unsup_teacher'],
+                                             data_samples['unsup_teacher'])
+        unsup_losses, factor = self.loss_by_pseudo_labels(
+            inputs['unsup_student'], data_samples['unsup_student'],
+            pseudo_labels, data_samples['unsup_teacher'])
+        weight = self.unsup_weight(
+            int(self.step) - self.teacher_settings.burn_in_steps)
+        losses.update(scale_losses(unsup_losses, weight * factor, 'unsup_'))
+        losses.update(
+            self.pseudo_label_figures(pseudo_labels,
+                                      data_samples['unsup_teacher']))
+        return losses
+
+    def pseudo_label_figures(self, pseudo_labels: list,
+                             teacher_samples: list) -> Dict[str, Tensor]:
+        """Describe a batch of pseudo-labels for the log.
+
+        Args:
+            pseudo_labels (list): What passed the pipeline.
+            teacher_samples (list): Data samples of the teacher's views.
+
+        Returns:
+            dict[str, Tensor]: Scalars named ``pseudo/*``. By default none.
+        """
+        return {}
+
+    def _check_views(self, inputs) -> None:
+        if not isinstance(inputs, dict):
+            raise TypeError(
+                f'{type(self).__name__} trains on batches of views, got '
+                f'{type(inputs).__name__}. Put mmsemi.MultiBranch at the end '
+                'of the training pipelines and use collate_fn=dict('
+                "type='pseudo_collate').")
+        missing = [view for view in VIEWS if view not in inputs]
+        if self.burning_in:
+            missing = [view for view in missing if view == 'sup']
+        if missing:
+            raise ValueError(
+                f'The batch lacks the views {missing}; it has '
+                f'{sorted(inputs)}. Check branch_field of mmsemi.MultiBranch '
+                'and source_ratio of mmsemi.MultiSourceSampler.')
+
+    def _expect_updates(self) -> None:
+        self._losses_since_update += 1
+        if self._losses_since_update == 1000:
+            print_log(
+                'The teacher has not been updated for 1,000 iterations: add '
+                "dict(type='mmsemi.TeacherUpdateHook') to custom_hooks, or "
+                'call update_teacher() after every optimizer step.',
+                logger='current',
+                level=30)
+
+    @property
+    def burning_in(self) -> bool:
+        """bool: Whether the student still learns from labels alone."""
+        return int(self.step) < self.teacher_settings.burn_in_steps
+
+    def train(self, mode: bool = True) -> 'TeacherStudent':
+        """Set the mode of the student; the teacher always evaluates."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    # The teacher ----------------------------------------------------------
+
+    @torch.no_grad()
+    def copy_student_to_teacher(self) -> None:
+        """Make the teacher an exact copy of the student."""
+        self.teacher.load_state_dict(self.student.state_dict())
+
+    @torch.no_grad()
+    def update_teacher(self) -> None:
+        """Move the teacher; to be called once per optimizer step.
+
+        Parameters and floating-point buffers are averaged (the latter over
+        all processes first, since each process sees other images), integer
+        buffers copied.
+        """
+        settings = self.teacher_settings
+        self.step += 1
+        self._losses_since_update = 0
+        if settings.mode == 'frozen':
+            return
+        update = int(self.step)
+        if not settings.average_burn_in:
+            update -= settings.burn_in_steps
+        if update < 0:
+            return
+        if update == 0:
+            self._average_teacher(1.)
+            return
+        self._average_teacher(settings.momentum_at(update))
+
+    def _average_teacher(self, momentum: float) -> None:
+        pairs = list(
+            zip(self.teacher.parameters(), self.student.parameters()))
+        float_buffers = []
+        for teacher, student in zip(self.teacher.buffers(),
+                                    self.student.buffers()):
+            if student.is_floating_point():
+                float_buffers.append((teacher, student))
+            else:
+                teacher.copy_(student)
+        if get_world_size() > 1 and float_buffers:
+            means = [student.clone() for _, student in float_buffers]
+            all_reduce_params(means, op='mean')
+            float_buffers = [(teacher, mean) for (teacher, _), mean in zip(
+                float_buffers, means)]
+        pairs += float_buffers
+        if pairs:
+            torch._foreach_lerp_([teacher for teacher, _ in pairs],
+                                 [student for _, student in pairs], momentum)
+
+    @torch.no_grad()
+    def teacher_student_distance(self) -> float:
+        """Return the relative distance of the weights.
+
+        Returns:
+            float: ||teacher - student|| / ||student|| over all parameters.
+        """
+        teacher = list(self.teacher.parameters())
+        student = list(self.student.parameters())
+        gaps = torch._foreach_sub(teacher, student)
+        gap = torch.stack(torch._foreach_norm(gaps)).norm()
+        size = torch.stack(torch._foreach_norm(student)).norm()
+        return float(gap / size.clamp(min=1e-12))
+
+    # Prediction -----------------------------------------------------------
+
+    @property
+    def predict_on(self) -> str:
+        """str: Which model predicts, 'teacher' or 'student'."""
+        return self._predict_on
+
+    @predict_on.setter
+    def predict_on(self, value: str) -> None:
+        if value not in ('teacher', 'student'):
+            raise ValueError(f"predict_on={value!r}; allowed are 'teacher' "
+                             "and 'student'.")
+        self._predict_on = value
+
+    @property
+    def predictor(self) -> nn.Module:
+        """nn.Module: The model that predicts now."""
+        settings = self.teacher_settings
+        teacher_is_empty = (
+            self.burning_in and settings.mode == 'ema'
+            and not settings.average_burn_in)
+        if self.predict_on == 'student' or teacher_is_empty:
+            return self.student
+        return self.teacher
+
+    # Weights --------------------------------------------------------------
+
+    def init_weights(self) -> None:
+        """Initialise the student, copy it and load the teacher's own."""
+        self.student.init_weights()
+        self.copy_student_to_teacher()
+        checkpoint = self.teacher_settings.checkpoint
+        if checkpoint is None:
+            return
+        loaded = CheckpointLoader.load_checkpoint(
+            checkpoint, map_location='cpu')
+        state = loaded.get('state_dict', loaded)
+        student = [k for k in state if k.startswith('student.')]
+        if student:
+            state = {
+                k[len('teacher.'):]: v
+                for k, v in state.items() if k.startswith('teacher.')
+            }
+        if not set(state) & set(self.teacher.state_dict()):
+            raise RuntimeError(
+                f'teacher.checkpoint={checkpoint!r} holds no weight of this '
+                f'model; its first keys are {list(state)[:3]}.')
+        load_state_dict(self.teacher, state, logger='current')
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str,
+                              local_metadata: dict, strict: bool,
+                              missing_keys: List[str],
+                              unexpected_keys: List[str],
+                              error_msgs: List[str]) -> None:
+        """Let a checkpoint of a plain segmenter fill both models."""
+        own = [k for k in state_dict if k.startswith(prefix)]
+        if not any(
+                k.startswith((f'{prefix}student.', f'{prefix}teacher.'))
+                for k in own):
+            known = set(self.student.state_dict())
+            matched = [k for k in own if k[len(prefix):] in known]
+            if not matched:
+                raise RuntimeError(
+                    'The checkpoint matches nothing: none of its '
+                    f'{len(own)} keys (such as {own[:3]}) is a weight of the '
+                    f'segmenter (such as {sorted(known)[:3]}). Is it of '
+                    'another model, or of a backbone alone? The latter '
+                    'belongs into init_cfg of the backbone.')
+            for key in own:
+                value = state_dict.pop(key)
+                for part in ('student', 'teacher'):
+                    state_dict[f'{prefix}{part}.{key[len(prefix):]}'] = value
+            state_dict.setdefault(f'{prefix}step', self.step.clone())
+            print_log(
+                f'Loaded {len(matched)} of {len(known)} weights of a plain '
+                'segmenter into student and teacher.',
+                logger='current')
+        super()._load_from_state_dict(state_dict, prefix, local_metadata,
+                                      strict, missing_keys, unexpected_keys,
+                                      error_msgs)
+
+
+def scale_losses(losses: Mapping[str, Union[Tensor, List[Tensor]]],
+                 weight: float, prefix: str) -> Dict[str, Tensor]:
+    """Weight losses and prefix their names; the input stays as it is.
+
+    Args:
+        losses (Mapping): Tensors or lists of tensors by name. Only names
+            that contain 'loss' are weighted, as mmengine sums only those.
+        weight (float): The factor.
+        prefix (str): Put before every name.
+
+    Returns:
+        dict[str, Tensor]: The scaled losses.
+    """
+    scaled = {}
+    for name, value in losses.items():
+        if 'loss' in name:
+            value = ([v * weight for v in value]
+                     if isinstance(value, (list, tuple)) else value * weight)
+        scaled[prefix + name] = value
+    return scaled

@@ -1,0 +1,84 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+"""Preprocessing of batches that hold several views of an image."""
+from typing import Union
+
+import torch.nn as nn
+from mmengine.model import BaseDataPreprocessor
+
+from mmsemi.registry import MODELS
+
+
+@MODELS.register_module()
+class MultiBranchDataPreprocessor(BaseDataPreprocessor):
+    """Run one data preprocessor on every view of a batch.
+
+    Training batches made by :class:`mmsemi.MultiBranch` and
+    ``pseudo_collate`` map each view to a list with ``None`` where a sample
+    lacks that view. The gaps are dropped and each view is stacked, normalised
+    and padded on its own. Other batches pass straight to the inner
+    preprocessor.
+
+    Args:
+        data_preprocessor (dict or nn.Module): The segmenter's own data
+            preprocessor or its config.
+    """
+
+    def __init__(self, data_preprocessor: Union[dict, nn.Module]) -> None:
+        super().__init__()
+        if isinstance(data_preprocessor, dict):
+            data_preprocessor = MODELS.build(data_preprocessor)
+        self.data_preprocessor = data_preprocessor
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Preprocess a batch.
+
+        Args:
+            data (dict): ``inputs`` and ``data_samples``; each a dict from
+                view name to a list with one entry or None per sample, or
+                what the inner preprocessor takes.
+            training (bool): Passed to the inner preprocessor.
+
+        Returns:
+            dict: ``inputs``: dict from view to Tensor (N, C, H, W), and
+            ``data_samples``: dict from view to list of N samples; or what
+            the inner preprocessor returns.
+        """
+        if not isinstance(data['inputs'], dict):
+            return self.data_preprocessor(data, training)
+        inputs, data_samples = {}, {}
+        for view, images in data['inputs'].items():
+            present = [i for i, image in enumerate(images)
+                       if image is not None]
+            if not present:
+                continue
+            batch = self.data_preprocessor(
+                dict(
+                    inputs=[images[i] for i in present],
+                    data_samples=[
+                        data['data_samples'][view][i] for i in present
+                    ]), training)
+            inputs[view] = batch['inputs']
+            data_samples[view] = batch['data_samples']
+        return dict(inputs=inputs, data_samples=data_samples)
+
+    @property
+    def device(self):
+        """torch.device: Device of the inner preprocessor."""
+        return self.data_preprocessor.device
+
+    # BaseDataPreprocessor notes its device in these calls, which nn.Module
+    # does not make on children.
+    def to(self, *args, **kwargs) -> nn.Module:
+        """Move the inner preprocessor too."""
+        self.data_preprocessor.to(*args, **kwargs)
+        return super().to(*args, **kwargs)
+
+    def cuda(self, *args, **kwargs) -> nn.Module:
+        """Move the inner preprocessor too."""
+        self.data_preprocessor.cuda(*args, **kwargs)
+        return super().cuda(*args, **kwargs)
+
+    def cpu(self, *args, **kwargs) -> nn.Module:
+        """Move the inner preprocessor too."""
+        self.data_preprocessor.cpu(*args, **kwargs)
+        return super().cpu(*args, **kwargs)
