@@ -74,22 +74,46 @@ def pinned_version() -> str:
     return match.group(1)
 
 
-def build_key(mmcv_version: str) -> str:
-    """Return a folder name for everything the compiled ops depend on."""
+def builds_cuda() -> bool:
+    """Return whether mmcv's build would compile CUDA kernels here."""
     try:
         import torch
     except ImportError:
         sys.exit('torch is not installed in this environment, and without '
-                 'it mmcv builds no ops. Run: pip install torch')
+                 f'it mmcv builds no ops. Run: {sys.executable} -m pip '
+                 'install torch')
+    return torch.cuda.is_available() or os.environ.get('FORCE_CUDA') == '1'
+
+
+def check_compilers() -> None:
+    """Stop at once, not after minutes, where a compiler is missing."""
+    compiler = os.environ.get('CXX', 'c++')
+    if os.name == 'posix' and shutil.which(compiler) is None:
+        sys.exit(f'The C++ compiler {compiler} was not found. On Debian or '
+                 'Ubuntu: apt-get install g++')
+    if builds_cuda():
+        import torch
+        from torch.utils.cpp_extension import CUDA_HOME
+        if CUDA_HOME is None:
+            sys.exit(
+                'torch sees a GPU, but nvcc was not found. Install the CUDA '
+                f'{torch.version.cuda} toolkit and set CUDA_HOME. '
+                'CUDA_VISIBLE_DEVICES="" compiles ops for the CPU alone.')
+
+
+def build_key(mmcv_version: str) -> str:
+    """Return a folder name for everything the compiled ops depend on."""
+    with_cuda = builds_cuda()
+    import torch
     device = 'cpu'
-    if torch.cuda.is_available() or os.environ.get('FORCE_CUDA') == '1':
+    if with_cuda:
         arch = os.environ.get('TORCH_CUDA_ARCH_LIST') or '+'.join(
             sorted({
                 '.'.join(map(str, torch.cuda.get_device_capability(i)))
                 for i in range(torch.cuda.device_count())
             }))
         device = f'cuda{torch.version.cuda}-sm{arch}'
-    libc = '-'.join(platform.libc_ver()) or 'nolibc'
+    libc = '-'.join(filter(None, platform.libc_ver())) or 'nolibc'
     key = (f'mmcv{mmcv_version}_torch{torch.__version__}_{device}_'
            f'{sys.implementation.cache_tag}_{sysconfig.get_platform()}_'
            f'{libc}')
@@ -97,8 +121,13 @@ def build_key(mmcv_version: str) -> str:
 
 
 def has_compiled_ops() -> bool:
-    """Return whether this environment's mmcv carries compiled ops."""
-    code = 'import torch, mmcv._ext as e; raise SystemExit(not e.__file__)'
+    """Return whether this environment's mmcv carries the ops it should.
+
+    Ops for the CPU alone do not count where CUDA kernels would be built.
+    """
+    code = 'import torch, mmcv._ext as ops; assert ops.__file__; '
+    if builds_cuda():
+        code += 'assert ops.get_compiling_cuda_version() != "not available"'
     return subprocess.run([sys.executable, '-c', code],
                           stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL).returncode == 0
@@ -109,6 +138,18 @@ def installed_version() -> Optional[str]:
         return metadata.version(MMCV_DIST)
     except metadata.PackageNotFoundError:
         return None
+
+
+def check_family() -> None:
+    """Refuse to write over the original mmcv: both are one package."""
+    for name in ('mmcv', 'mmcv-full', 'mmcv-lite'):
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        sys.exit(f'{name} {version} is installed; {MMCV_DIST} would write '
+                 'over its files. Remove it first: '
+                 f'{sys.executable} -m pip uninstall {name}')
 
 
 def run_with_progress(command: list, env: dict, log_file: Path) -> None:
@@ -144,12 +185,12 @@ def run_with_progress(command: list, env: dict, log_file: Path) -> None:
     if code != 0:
         tail = ''.join(log_file.read_text().splitlines(True)[-40:])
         sys.exit(f'{tail}\nCompiling failed (exit code {code}). The whole '
-                 f'log is in {log_file}. A C++17 compiler is needed: on '
-                 'Debian or Ubuntu, apt-get install g++')
+                 f'log is in {log_file}. A C++17 compiler is needed.')
 
 
 def build_wheel(version: str, folder: Path, jobs: int) -> Path:
     """Compile the wheel into ``folder`` and return its path."""
+    check_compilers()
     pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
     # The build runs without isolation, so that it sees this torch; what it
     # needs besides must be here.
@@ -194,6 +235,8 @@ def build_wheel(version: str, folder: Path, jobs: int) -> Path:
 
 def main() -> None:
     args = parse_args()
+    if not args.no_install:
+        check_family()
     version = args.mmcv_version or pinned_version()
     folder = args.cache_dir / 'wheels' / build_key(version)
     if (not args.force and not args.no_install

@@ -1,7 +1,8 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 from mmsemi.compat import is_installed
 from .segmentor_config import load_segmentor_config
-from .teacher_student import TeacherSettings, TeacherStudent, scale_losses
+from .teacher_settings import TeacherSettings
+from .teacher_student import TeacherStudent, scale_losses
 from .weight_schedule import WeightSchedule
 
 __all__ = [

@@ -25,8 +25,8 @@ def load_segmentor_config(segmentor: Union[str, dict],
 
     Raises:
         FileNotFoundError: If there is no such config.
-        ValueError: If the config holds no model, or the dict neither
-            ``type`` nor ``cfg_path``.
+        ValueError: If ``segmentor`` is none of these, the config holds no
+            model, or the dict neither ``type`` nor ``cfg_path``.
     """
     if isinstance(segmentor, str):
         return _load_named(segmentor, field)
@@ -48,15 +48,24 @@ def load_segmentor_config(segmentor: Union[str, dict],
 
 
 def _load_named(name: str, field: str) -> ConfigDict:
+    allowed = ('Allowed are the path of a config file and names like '
+               "'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'.")
+    if not isinstance(name, str):
+        raise ValueError(f'{field}={name!r} is no string. {allowed}')
     try:
-        # A one-line child config is the documented way to reach configs of
-        # installed packages by name.
-        config = Config.fromstring(f'_base_ = [{name!r}]', '.py')
-    except (FileNotFoundError, OSError) as error:
+        if '::' in name:
+            # A one-line child config is the documented way to reach configs
+            # of installed packages by name.
+            config = Config.fromstring(f'_base_ = [{name!r}]', '.py')
+        else:
+            config = Config.fromfile(name)
+    except (OSError, ImportError, AssertionError) as error:
+        # mmengine asserts that it knows the package.
         raise FileNotFoundError(
-            f'{field}={name!r} is no config: {error}. Allowed are the path '
-            "of a config file and names like 'mmdet::mask_rcnn/"
-            "mask-rcnn_r50_fpn_1x_coco.py'.") from error
+            f'{field}={name!r} is no config: {error}. {allowed}') from error
+    except ValueError as error:
+        raise ValueError(
+            f'{field}={name!r} cannot be read: {error}. {allowed}') from error
     if 'model' not in config:
         raise ValueError(f'{field}={name!r} defines no model.')
     return config.model

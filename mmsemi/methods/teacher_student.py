@@ -8,8 +8,7 @@ student first learns from labels alone and is then copied.
 """
 import copy
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import Dict, List, Mapping, Optional, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.dist import all_reduce_params, get_world_size
@@ -21,73 +20,10 @@ from torch import Tensor, nn
 from mmsemi.models import MultiBranchDataPreprocessor
 from mmsemi.registry import MODELS
 from .segmentor_config import load_segmentor_config
-from .weight_schedule import WeightSchedule
+from .teacher_settings import TeacherSettings
+from .weight_schedule import WeightSchedule, check_weight
 
 VIEWS = ('sup', 'unsup_teacher', 'unsup_student')
-
-
-@dataclass(frozen=True)
-class TeacherSettings:
-    """How the teacher comes to its weights.
-
-    Args:
-        mode (str): 'ema' (follows the student) or 'frozen' (keeps what was
-            loaded). Defaults to 'ema'.
-        momentum (float): Share of the student in one update, in (0, 1];
-            teacher = (1 - momentum) * teacher + momentum * student, as in
-            mmengine. Defaults to 0.001.
-        warm_up_gamma (float): The k-th update uses at least
-            gamma / (gamma + k), so that the teacher forgets its start. 1 is
-            the rule of Mean Teacher, 0 turns it off. Defaults to 1.
-        burn_in_steps (int): Optimizer steps in which the student learns from
-            labels alone. Defaults to 0.
-        average_burn_in (bool): Whether the teacher follows the student by
-            EMA during the burn-in as well. If not, it becomes a copy of the
-            student at its end. Defaults to False.
-        checkpoint (str, optional): Checkpoint of a plain segmenter for the
-            teacher alone. Defaults to None.
-    """
-
-    mode: str = 'ema'
-    momentum: float = 0.001
-    warm_up_gamma: float = 1.
-    burn_in_steps: int = 0
-    average_burn_in: bool = False
-    checkpoint: Optional[str] = None
-
-    def __post_init__(self) -> None:
-        if self.mode not in ('ema', 'frozen'):
-            raise ValueError(f"teacher.mode={self.mode!r}; allowed are 'ema' "
-                             "and 'frozen'.")
-        if not 0 < self.momentum <= 1:
-            raise ValueError(
-                f'teacher.momentum={self.momentum}; allowed are numbers '
-                'above 0 up to 1. It is the share of the student in one '
-                'update: an EMA decay of 0.999 is momentum=0.001.')
-        if self.warm_up_gamma < 0:
-            raise ValueError(f'teacher.warm_up_gamma={self.warm_up_gamma}; '
-                             'allowed are numbers from 0.')
-        if self.burn_in_steps < 0:
-            raise ValueError(f'teacher.burn_in_steps={self.burn_in_steps}; '
-                             'allowed are whole numbers from 0.')
-
-    @classmethod
-    def from_config(cls, config: Optional[Mapping]) -> 'TeacherSettings':
-        """Build from a dict of arguments; None gives the defaults."""
-        config = dict(config or {})
-        unknown = set(config) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ValueError(
-                f'teacher has unknown keys {sorted(unknown)}; allowed are '
-                f'{sorted(cls.__dataclass_fields__)}.')
-        return cls(**config)
-
-    def momentum_at(self, update: int) -> float:
-        """Return the momentum of the k-th update, k counted from 1."""
-        if self.warm_up_gamma == 0:
-            return self.momentum
-        gamma = self.warm_up_gamma
-        return max(self.momentum, gamma / (gamma + update))
 
 
 class TeacherStudent(BaseModel):
@@ -108,15 +44,20 @@ class TeacherStudent(BaseModel):
             :func:`load_segmentor_config`.
         teacher (dict, optional): Arguments of :class:`TeacherSettings`.
             Defaults to None: EMA with momentum 0.001 and warm-up.
-        sup_weight (float): Weight of the supervised loss. Defaults to 1.
+        sup_weight (float): Weight of the supervised loss, not negative.
+            Defaults to 1.
         unsup_weight (float or dict): Weight of the loss on pseudo-labels, or
             the arguments of :class:`WeightSchedule`. Defaults to 1.
         predict_on (str): Which of 'teacher' and 'student' predicts. Before
             the end of the burn-in the student always does, unless the
             teacher averages it. Defaults to 'teacher'.
-        data_preprocessor (dict, optional): Preprocessor of one view.
-            Defaults to None: that of the segmenter.
+        data_preprocessor (dict or nn.Module, optional): Preprocessor of one
+            view. Defaults to None: that of the segmenter.
         init_cfg (dict, optional): Unused; the segmenter's own is applied.
+
+    Raises:
+        ValueError: If an argument is out of range or the segmenter cannot be
+            used; the message names the field.
     """
 
     def __init__(self,
@@ -125,34 +66,39 @@ class TeacherStudent(BaseModel):
                  sup_weight: float = 1.,
                  unsup_weight: Union[float, dict] = 1.,
                  predict_on: str = 'teacher',
-                 data_preprocessor: Optional[dict] = None,
+                 data_preprocessor: Optional[Union[dict, nn.Module]] = None,
                  init_cfg: Optional[dict] = None) -> None:
         config = load_segmentor_config(segmentor)
         self.check_segmentor(config)
+        # Some models change the config they are built from.
+        student = MODELS.build(copy.deepcopy(config))
         if data_preprocessor is None:
-            data_preprocessor = config.get('data_preprocessor')
-        if data_preprocessor is None:
-            raise ValueError(
-                'segmentor has no data_preprocessor and none was given; '
-                "mmdet models use dict(type='mmdet.DetDataPreprocessor', "
-                '...).')
-        if data_preprocessor.get('type', '').rpartition('.')[2] != \
-                'MultiBranchDataPreprocessor':
-            data_preprocessor = MultiBranchDataPreprocessor(
-                copy.deepcopy(data_preprocessor))
+            if config.get('data_preprocessor') is None:
+                raise ValueError(
+                    'segmentor has no data_preprocessor and none was given; '
+                    "mmdet models use dict(type='mmdet.DetDataPreprocessor', "
+                    '...).')
+            data_preprocessor = copy.deepcopy(student.data_preprocessor)
+        elif isinstance(data_preprocessor, dict):
+            data_preprocessor = MODELS.build(data_preprocessor)
+        # A wrapper of views, mmdet's or ours, may be given too.
+        data_preprocessor = MultiBranchDataPreprocessor(
+            getattr(data_preprocessor, 'data_preprocessor',
+                    data_preprocessor))
         super().__init__(
             data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.teacher_settings = TeacherSettings.from_config(teacher)
-        self.sup_weight = WeightSchedule.from_config(sup_weight).weight
+        check_weight(sup_weight, 'sup_weight')
+        self.sup_weight = float(sup_weight)
         self.unsup_weight = WeightSchedule.from_config(unsup_weight)
         self.predict_on = predict_on
-        # Some models change the config they are built from.
-        self.student = MODELS.build(copy.deepcopy(config))
+        self.student = student
         self.teacher = MODELS.build(copy.deepcopy(config))
-        self.teacher.requires_grad_(False)
+        self.teacher.requires_grad_(False).eval()
         self.register_buffer('step', torch.zeros((), dtype=torch.long))
         self.copy_student_to_teacher()
         self._losses_since_update = 0
+        self._teacher_has_own_weights = False
 
     @classmethod
     def check_segmentor(cls, config: dict) -> None:
@@ -220,21 +166,24 @@ class TeacherStudent(BaseModel):
             dict[str, Tensor]: Losses ``sup_*`` and ``unsup_*``, and figures
             on the pseudo-labels, ``pseudo/*``, which are not summed.
         """
-        self._check_views(inputs)
+        # Read once and before the student runs: on a device the host waits
+        # for all work queued so far.
+        step = int(self.step) - self.teacher_settings.burn_in_steps
+        self._check_views(inputs, VIEWS[:1] if step < 0 else VIEWS)
         self._expect_updates()
         losses = scale_losses(
             self.student.loss(inputs['sup'], data_samples['sup']),
             self.sup_weight, 'sup_')
-        if self.burning_in:
+        if step < 0:
             return losses
         pseudo_labels = self.label_unlabeled(inputs['unsup_teacher'],
                                              data_samples['unsup_teacher'])
         unsup_losses, factor = self.loss_by_pseudo_labels(
             inputs['unsup_student'], data_samples['unsup_student'],
             pseudo_labels, data_samples['unsup_teacher'])
-        weight = self.unsup_weight(
-            int(self.step) - self.teacher_settings.burn_in_steps)
-        losses.update(scale_losses(unsup_losses, weight * factor, 'unsup_'))
+        losses.update(
+            scale_losses(unsup_losses,
+                         self.unsup_weight(step) * factor, 'unsup_'))
         losses.update(
             self.pseudo_label_figures(pseudo_labels,
                                       data_samples['unsup_teacher']))
@@ -253,16 +202,14 @@ class TeacherStudent(BaseModel):
         """
         return {}
 
-    def _check_views(self, inputs) -> None:
+    def _check_views(self, inputs, views: Sequence[str]) -> None:
         if not isinstance(inputs, dict):
             raise TypeError(
                 f'{type(self).__name__} trains on batches of views, got '
                 f'{type(inputs).__name__}. Put mmsemi.MultiBranch at the end '
                 'of the training pipelines and use collate_fn=dict('
                 "type='pseudo_collate').")
-        missing = [view for view in VIEWS if view not in inputs]
-        if self.burning_in:
-            missing = [view for view in missing if view == 'sup']
+        missing = [view for view in views if view not in inputs]
         if missing:
             raise ValueError(
                 f'The batch lacks the views {missing}; it has '
@@ -372,10 +319,9 @@ class TeacherStudent(BaseModel):
     def predictor(self) -> nn.Module:
         """nn.Module: The model that predicts now."""
         settings = self.teacher_settings
-        teacher_is_empty = (
-            self.burning_in and settings.mode == 'ema'
-            and not settings.average_burn_in)
-        if self.predict_on == 'student' or teacher_is_empty:
+        if self.predict_on == 'student':
+            return self.student
+        if settings.copies_after_burn_in and self.burning_in:
             return self.student
         return self.teacher
 
@@ -388,20 +334,21 @@ class TeacherStudent(BaseModel):
         checkpoint = self.teacher_settings.checkpoint
         if checkpoint is None:
             return
-        loaded = CheckpointLoader.load_checkpoint(
-            checkpoint, map_location='cpu')
+        try:
+            loaded = CheckpointLoader.load_checkpoint(
+                checkpoint, map_location='cpu')
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f'teacher.checkpoint={checkpoint!r} does not exist.'
+            ) from error
         state = loaded.get('state_dict', loaded)
-        student = [k for k in state if k.startswith('student.')]
-        if student:
-            state = {
-                k[len('teacher.'):]: v
-                for k, v in state.items() if k.startswith('teacher.')
-            }
-        if not set(state) & set(self.teacher.state_dict()):
+        own = _without_prefix(state, 'teacher.')
+        if not _matching(own or state, self.teacher):
             raise RuntimeError(
                 f'teacher.checkpoint={checkpoint!r} holds no weight of this '
                 f'model; its first keys are {list(state)[:3]}.')
-        load_state_dict(self.teacher, state, logger='current')
+        load_state_dict(self.teacher, own or state, logger='current')
+        self._teacher_has_own_weights = True
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str,
                               local_metadata: dict, strict: bool,
@@ -409,31 +356,69 @@ class TeacherStudent(BaseModel):
                               unexpected_keys: List[str],
                               error_msgs: List[str]) -> None:
         """Let a checkpoint of a plain segmenter fill both models."""
-        own = [k for k in state_dict if k.startswith(prefix)]
-        if not any(
-                k.startswith((f'{prefix}student.', f'{prefix}teacher.'))
-                for k in own):
-            known = set(self.student.state_dict())
-            matched = [k for k in own if k[len(prefix):] in known]
-            if not matched:
-                raise RuntimeError(
-                    'The checkpoint matches nothing: none of its '
-                    f'{len(own)} keys (such as {own[:3]}) is a weight of the '
-                    f'segmenter (such as {sorted(known)[:3]}). Is it of '
-                    'another model, or of a backbone alone? The latter '
-                    'belongs into init_cfg of the backbone.')
+        own = _without_prefix(state_dict, prefix)
+        parts = {
+            part: _without_prefix(own, f'{part}.')
+            for part in ('student', 'teacher')
+        }
+        is_plain = not any(parts.values())
+        if is_plain:
+            parts = dict(student=own, teacher=own)
+        matched = {
+            part: len(_matching(weights, self.student))
+            for part, weights in parts.items()
+        }
+        if not any(matched.values()):
+            raise RuntimeError(
+                'The checkpoint matches nothing: none of its '
+                f'{len(own)} keys (such as {list(own)[:3]}) is a weight of '
+                'the segmenter, by name and shape (such as '
+                f'{list(self.student.state_dict())[:3]}). Is it of another '
+                'model, or of a backbone alone? The latter belongs into '
+                'init_cfg of the backbone.')
+        if is_plain:
             for key in own:
-                value = state_dict.pop(key)
-                for part in ('student', 'teacher'):
-                    state_dict[f'{prefix}{part}.{key[len(prefix):]}'] = value
-            state_dict.setdefault(f'{prefix}step', self.step.clone())
+                del state_dict[prefix + key]
+            filled = 'student and teacher'
+            if self._teacher_has_own_weights:
+                filled = 'the student; the teacher keeps teacher.checkpoint'
+                parts['teacher'] = self.teacher.state_dict()
+            for part, weights in parts.items():
+                for key, value in weights.items():
+                    state_dict[f'{prefix}{part}.{key}'] = value
+            state_dict[f'{prefix}step'] = self.step.clone()
+            known = sum(v.is_floating_point()
+                        for v in self.student.state_dict().values())
             print_log(
-                f'Loaded {len(matched)} of {len(known)} weights of a plain '
-                'segmenter into student and teacher.',
+                f'Loaded {matched["student"]} of {known} weights of a plain '
+                f'segmenter into {filled}.',
                 logger='current')
         super()._load_from_state_dict(state_dict, prefix, local_metadata,
                                       strict, missing_keys, unexpected_keys,
                                       error_msgs)
+
+
+def _without_prefix(state_dict: Mapping[str, Tensor],
+                    prefix: str) -> Dict[str, Tensor]:
+    """Return the entries under a prefix, by the rest of their names."""
+    return {
+        key[len(prefix):]: value
+        for key, value in state_dict.items() if key.startswith(prefix)
+    }
+
+
+def _matching(state_dict: Mapping[str, Tensor],
+              module: nn.Module) -> List[str]:
+    """List the weights that fit a module by name and shape.
+
+    Integers do not count: the counters of batch norm fit any model.
+    """
+    known = module.state_dict()
+    return [
+        key for key, value in state_dict.items()
+        if key in known and known[key].is_floating_point()
+        and getattr(value, 'shape', None) == known[key].shape
+    ]
 
 
 def scale_losses(losses: Mapping[str, Union[Tensor, List[Tensor]]],

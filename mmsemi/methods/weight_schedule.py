@@ -7,6 +7,20 @@ from typing import Mapping, Union
 RAMPS = ('constant', 'linear', 'sigmoid')
 
 
+def check_weight(value: float, field: str) -> None:
+    """Raise ValueError unless ``value`` is a finite number from 0."""
+    if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ValueError(f'{field}={value!r}; allowed are finite numbers '
+                         'from 0.')
+
+
+def check_steps(value: int, field: str) -> None:
+    """Raise ValueError unless ``value`` is a whole number from 0."""
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f'{field}={value!r}; allowed are whole numbers '
+                         'from 0.')
+
+
 @dataclass(frozen=True)
 class WeightSchedule:
     """A loss weight as a function of the optimizer step.
@@ -24,6 +38,10 @@ class WeightSchedule:
             the end of the burn-in. Defaults to 0.
         ramp_steps (int): Length of the ramp in optimizer steps. Defaults
             to 0.
+
+    Raises:
+        ValueError: If an argument is out of range, or ``ramp`` and
+            ``ramp_steps`` do not fit.
     """
 
     weight: float = 1.
@@ -32,17 +50,13 @@ class WeightSchedule:
     ramp_steps: int = 0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.weight) or self.weight < 0:
-            raise ValueError(f'unsup_weight.weight={self.weight}; allowed '
-                             'are finite numbers from 0.')
+        check_weight(self.weight, 'unsup_weight.weight')
         if self.ramp not in RAMPS:
             raise ValueError(f'unsup_weight.ramp={self.ramp!r}; allowed are '
                              f'{RAMPS}.')
-        if self.begin < 0:
-            raise ValueError(f'unsup_weight.begin={self.begin}; allowed are '
-                             'steps from 0.')
-        if (self.ramp == 'constant') != (self.ramp_steps == 0) or \
-                self.ramp_steps < 0:
+        check_steps(self.begin, 'unsup_weight.begin')
+        check_steps(self.ramp_steps, 'unsup_weight.ramp_steps')
+        if (self.ramp == 'constant') != (self.ramp_steps == 0):
             raise ValueError(
                 f'unsup_weight has ramp={self.ramp!r} with ramp_steps='
                 f'{self.ramp_steps}; a constant weight takes 0 ramp steps, '
@@ -62,6 +76,7 @@ class WeightSchedule:
                     f'unsup_weight has unknown keys {sorted(unknown)}; '
                     f'allowed are {sorted(cls.__dataclass_fields__)}.')
             return cls(**config)
+        check_weight(config, 'unsup_weight')
         return cls(weight=float(config))
 
     def __call__(self, step: int) -> float:

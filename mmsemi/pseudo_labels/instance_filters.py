@@ -1,5 +1,7 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """Stages that decide which pseudo-instances the student learns from."""
+import math
+from abc import abstractmethod
 from typing import List, Mapping, Optional, Sequence, Union
 
 import torch
@@ -28,9 +30,9 @@ def box_areas(bboxes: Tensor) -> Tensor:
 class InstanceFilter(PseudoLabelStage):
     """A stage that keeps some instances of each image."""
 
+    @abstractmethod
     def keep(self, pseudo_label: InstanceData) -> Tensor:
         """Return a bool mask (N,) or an index (K,) of what stays."""
-        raise NotImplementedError
 
     def forward(self, pseudo_labels: List[InstanceData],
                 data_samples: List[BaseDataElement]) -> List[InstanceData]:
@@ -75,13 +77,19 @@ class FilterByScore(InstanceFilter):
             raise ValueError('FilterByScore.class_score_thr has the class '
                              f'index {min(self.class_score_thr)}; indices '
                              'start at 0.')
+        # One lookup instead of one launch per class. NaN stands for
+        # score_thr, in the last entry for all classes from there on.
+        table = torch.full((max(self.class_score_thr, default=-1) + 2, ),
+                           torch.nan)
+        for c, thr in self.class_score_thr.items():
+            table[c] = thr
+        self.register_buffer('class_table', table, persistent=False)
 
     def thresholds(self, labels: Tensor, scores: Tensor) -> Tensor:
         """Return the threshold (N,) of each instance."""
-        thresholds = torch.full_like(scores, self.score_thr)
-        for label, thr in self.class_score_thr.items():
-            thresholds[labels == label] = thr
-        return thresholds
+        table = self.class_table.to(scores)
+        own = table[labels.clamp(max=len(table) - 1)]
+        return own.where(~own.isnan(), self.score_thr)
 
     def keep(self, pseudo_label: InstanceData) -> Tensor:
         """Return what scores above its threshold, (N,) bool."""
@@ -108,7 +116,9 @@ class FilterByArea(InstanceFilter):
                  min_area: float = 1,
                  max_area: Optional[float] = None) -> None:
         super().__init__()
-        if min_area < 0 or (max_area is not None and max_area < min_area):
+        limit = math.inf if max_area is None else max_area
+        if not (isinstance(min_area, (int, float)) and isinstance(
+                limit, (int, float)) and 0 <= min_area <= limit):
             raise ValueError(
                 f'FilterByArea got min_area={min_area}, max_area={max_area}; '
                 'allowed are 0 <= min_area <= max_area, in pixels.')
@@ -221,14 +231,13 @@ class RemoveDuplicates(InstanceFilter):
     def keep(self, pseudo_label: InstanceData) -> Tensor:
         """Return the survivors' index, best score first, (K,) int64."""
         order = pseudo_label.scores.argsort(descending=True, stable=True)
-        pseudo_label = pseudo_label[order]
         rivals = self.overlaps(pseudo_label) > self.iou_thr
         if not self.class_agnostic:
             labels = pseudo_label.labels
             rivals &= labels[:, None] == labels
         # The greedy pass is sequential; on the host it costs one transfer
         # instead of one launch per instance.
-        rivals = rivals.cpu().numpy()
+        rivals = rivals[order][:, order].cpu().numpy()
         survivors: List[int] = []
         for i in range(len(rivals)):
             if not rivals[i, survivors].any():

@@ -20,6 +20,9 @@ def mask_iou(masks: Tensor,
 
     Returns:
         Tensor: IoU (N, M) in [0, 1], float32; 0 where both are empty.
+
+    Raises:
+        ValueError: If the sizes differ.
     """
     if masks.shape[1:] != others.shape[1:]:
         raise ValueError('mask_iou needs masks of one size, got '
@@ -28,8 +31,11 @@ def mask_iou(masks: Tensor,
     with torch.autocast(masks.device.type, enabled=False):
         inter = torch.zeros((len(a), len(b)), device=masks.device)
         for i in range(0, a.shape[1], chunk_pixels):
-            inter += (a[:, i:i + chunk_pixels].float()
-                      @ b[:, i:i + chunk_pixels].float().t())
+            part = a[:, i:i + chunk_pixels].float()
+            other = part
+            if others is not masks:
+                other = b[:, i:i + chunk_pixels].float()
+            inter += part @ other.t()
         area_a = a.sum(1).float()[:, None]
         union = area_a if iscrowd else area_a + b.sum(1).float() - inter
         return inter / union.clamp(min=1)

@@ -74,11 +74,18 @@ def measure_pseudo_labels(pseudo_label: InstanceData,
         hidden (InstanceData): Ground truth of the same view: ``labels``
             (M,), ``masks`` (BitmapMasks or tensor, padded or not) or
             ``bboxes``.
-        iou_thr (float): Least IoU of a match. Defaults to 0.5.
+        iou_thr (float): Least IoU of a match, in (0, 1]. Defaults to 0.5.
 
     Returns:
         PseudoLabelQuality: The counts.
+
+    Raises:
+        ValueError: If ``hidden`` carries no labels or ``iou_thr`` is out of
+            range.
     """
+    if not 0 < iou_thr <= 1:
+        raise ValueError(f'iou_thr={iou_thr}; allowed are numbers above 0 '
+                         'up to 1.')
     if 'labels' not in hidden:
         raise ValueError(
             'The unlabelled view carries no hidden labels to measure '
@@ -88,18 +95,18 @@ def measure_pseudo_labels(pseudo_label: InstanceData,
         num_pseudo=len(pseudo_label), num_hidden=len(hidden))
     if len(pseudo_label) == 0 or len(hidden) == 0:
         return quality
-    pseudo_label = pseudo_label[pseudo_label.scores.argsort(
-        descending=True, stable=True)]
     device = pseudo_label.labels.device
     if 'masks' in pseudo_label and 'masks' in hidden:
         shape = pseudo_label.masks.shape[1:]
         ious = mask_iou(pseudo_label.masks, _masks_of(hidden, shape, device))
     else:
-        from mmdet.structures.bbox import bbox_overlaps
-        ious = bbox_overlaps(pseudo_label.bboxes.float(),
-                             hidden.bboxes.to(device).float())
+        from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
+        ious = bbox_overlaps(
+            pseudo_label.bboxes.float(),
+            get_box_tensor(hidden.bboxes).to(device).float())
     same_class = pseudo_label.labels[:, None] == hidden.labels.to(device)
-    ious = torch.where(same_class, ious, ious.new_tensor(-1.)).cpu()
+    order = pseudo_label.scores.argsort(descending=True, stable=True)
+    ious = ious.masked_fill(~same_class, -1)[order].cpu()
     for row in ious:
         iou, match = row.max(0)
         if iou >= iou_thr:

@@ -19,6 +19,10 @@ class TensorMasks:
     Args:
         masks (Tensor): Masks of shape (N, H, W), bool or any integer type
             with 0 for background. Stored as bool.
+
+    Raises:
+        ValueError: If ``masks`` is no such tensor. Probabilities must be
+            thresholded first.
     """
 
     def __init__(self, masks: Tensor) -> None:
@@ -26,6 +30,9 @@ class TensorMasks:
             got = tuple(masks.shape) if hasattr(masks, 'shape') else masks
             raise ValueError('TensorMasks needs a tensor of shape (N, H, W), '
                              f'got {type(masks).__name__} {got}.')
+        if masks.is_floating_point() or masks.is_complex():
+            raise ValueError('TensorMasks needs bool or integer masks, got '
+                             f'{masks.dtype}; threshold soft masks first.')
         self.masks = masks if masks.dtype == torch.bool else masks != 0
 
     @property
@@ -60,11 +67,13 @@ class TensorMasks:
     def __getitem__(
             self, index: Union[int, slice, Tensor, np.ndarray,
                                Sequence[int]]) -> 'TensorMasks':
-        if isinstance(index, int):
-            index = [index]
-        if isinstance(index, np.ndarray):
-            index = torch.from_numpy(index)
-        return TensorMasks(self.masks[index])
+        if isinstance(index, (np.ndarray, np.integer)):
+            index = torch.as_tensor(index)
+            if index.dtype != torch.bool:
+                # torch takes uint8 for a mask, NumPy for positions.
+                index = index.long()
+        masks = self.masks[index]
+        return TensorMasks(masks if masks.dim() == 3 else masks[None])
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}(num_masks={len(self)}, '
@@ -84,8 +93,8 @@ class TensorMasks:
         return cls(torch.cat([m.masks for m in masks]))
 
     def to(self, *args, **kwargs) -> 'TensorMasks':
-        """Move to a device; see ``torch.Tensor.to``."""
-        return TensorMasks(self.masks.to(*args, **kwargs))
+        """Move to a device; see ``torch.Tensor.to``. They stay bool."""
+        return TensorMasks(self.masks.to(*args, **kwargs).bool())
 
     def pad(self, out_shape: Tuple[int, int],
             pad_val: int = 0) -> 'TensorMasks':
@@ -98,6 +107,9 @@ class TensorMasks:
 
         Returns:
             TensorMasks: Padded masks.
+
+        Raises:
+            ValueError: If ``out_shape`` is smaller than the masks.
         """
         bottom = out_shape[0] - self.height
         right = out_shape[1] - self.width
@@ -109,10 +121,31 @@ class TensorMasks:
         return TensorMasks(
             F.pad(self.masks, (0, right, 0, bottom), value=bool(pad_val)))
 
+    def crop(self, bbox: Union[np.ndarray, Tensor]) -> 'TensorMasks':
+        """Cut one box out of all masks.
+
+        Args:
+            bbox (np.ndarray or Tensor): Box (4, ) as x1, y1, x2, y2, whole
+                numbers. It is clipped to the masks and at least one pixel
+                wide and high.
+
+        Returns:
+            TensorMasks: The part of the masks in the box.
+        """
+        x1, y1, x2, y2 = (int(edge) for edge in bbox)
+        x1, x2 = (min(max(x, 0), self.width) for x in (x1, x2))
+        y1, y2 = (min(max(y, 0), self.height) for y in (y1, y2))
+        return TensorMasks(self.masks[:, y1:max(y2, y1 + 1),
+                                      x1:max(x2, x1 + 1)])
+
     def resize(self,
                out_shape: Tuple[int, int],
                interpolation: str = 'nearest') -> 'TensorMasks':
         """Resize to a height and width in pixels.
+
+        Both modes read at pixel centres. ``BitmapMasks.resize`` reads the
+        nearest pixel at corners, as OpenCV does; the two agree when the size
+        grows by whole factors.
 
         Args:
             out_shape (tuple[int, int]): New height and width.
@@ -121,6 +154,9 @@ class TensorMasks:
 
         Returns:
             TensorMasks: Resized masks.
+
+        Raises:
+            ValueError: If ``interpolation`` is another one.
         """
         if interpolation not in ('nearest', 'bilinear'):
             raise ValueError(f'interpolation={interpolation!r}; allowed are '
@@ -141,14 +177,14 @@ class TensorMasks:
                         binarize: bool = True) -> 'CroppedMasks':
         """Crop masks by boxes and resize the crops, as mask heads need.
 
-        The result equals ``BitmapMasks.crop_and_resize``.
+        The result equals ``BitmapMasks.crop_and_resize`` for float32 boxes.
 
         Args:
-            bboxes (np.ndarray or Tensor): Boxes (N, 4) as x1, y1, x2, y2 in
+            bboxes (np.ndarray or Tensor): Boxes (K, 4) as x1, y1, x2, y2 in
                 pixels.
             out_shape (int or tuple[int, int]): Height and width of a crop.
             inds (np.ndarray or Tensor): Index of the mask to crop by each
-                box, shape (N,).
+                box, shape (K,).
             device (str or torch.device, optional): Ignored; the work is done
                 where the masks are. Kept for mmdet's call.
             interpolation (str): Only 'bilinear', as in mmdet.
@@ -156,15 +192,16 @@ class TensorMasks:
                 True.
 
         Returns:
-            CroppedMasks: Crops of shape (N, h, w).
+            CroppedMasks: Crops of shape (K, h, w); none if there are no
+            masks.
         """
         from mmcv.ops.roi_align import roi_align
         if isinstance(out_shape, int):
             out_shape = (out_shape, out_shape)
         bboxes = torch.as_tensor(bboxes, device=self.device)
         inds = torch.as_tensor(inds, device=self.device, dtype=torch.long)
-        if len(bboxes) == 0:
-            return CroppedMasks(bboxes.new_zeros((0, *out_shape)))
+        if len(bboxes) == 0 or len(self) == 0:
+            return CroppedMasks(self.masks.new_zeros((0, *out_shape)))
         with torch.autocast(self.device.type, enabled=False):
             used, inds = inds.unique(return_inverse=True)
             rois = torch.cat([inds[:, None].float(), bboxes.float()], dim=1)
@@ -193,7 +230,7 @@ class CroppedMasks:
     """Crops of masks, soft or binary, as ``crop_and_resize`` returns them.
 
     Args:
-        crops (Tensor): Crops of shape (N, h, w), bool or float.
+        crops (Tensor): Crops of shape (K, h, w), bool or float.
     """
 
     def __init__(self, crops: Tensor) -> None:

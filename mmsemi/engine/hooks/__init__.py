@@ -1,1 +1,15 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+from mmsemi.compat import is_installed
+from .iter_seed_hook import IterSeedHook
+from .pseudo_label_monitor_hook import PseudoLabelMonitorHook
+from .teacher_update_hook import TeacherUpdateHook
+from .training_check_hook import TrainingCheckHook, check_training
+
+__all__ = [
+    'IterSeedHook', 'PseudoLabelMonitorHook', 'TeacherUpdateHook',
+    'TrainingCheckHook', 'check_training'
+]
+
+if is_installed('mmdet'):
+    from .pseudo_label_visualization_hook import PseudoLabelVisualizationHook
+    __all__ += ['PseudoLabelVisualizationHook']

@@ -1,0 +1,103 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+# The embedded digits: 64-pixel scenes of handwritten digits. Make them with
+#   python tools/dataset_converters/make_digits.py data/digits
+dataset_type = 'mmsemi.DigitsInstanceDataset'
+data_root = 'data/digits/'
+labeled_ann_file = 'annotations/instances_train.seed0-fold0@5.json'
+unlabeled_ann_file = 'annotations/instances_train.seed0-fold0@5-unlabeled.json'
+
+branch_field = ['sup', 'unsup_teacher', 'unsup_student']
+# Digits must not be flipped. All views of an image share this geometry, so
+# pseudo-masks need no warping.
+geometry = dict(
+    type='mmsemi.RandomAffine',
+    max_rotate_degree=10.,
+    max_translate_ratio=0.1,
+    scaling_ratio_range=(0.85, 1.15),
+    max_shear_degree=5.,
+    min_area=16,
+    img_border_value=114)
+strong_color = dict(
+    type='mmsemi.StrongColor',
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.25,
+    blur_prob=0.3,
+    blur_sigma=(0.1, 1.0))
+
+labeled_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    geometry,
+    strong_color,
+    dict(
+        type='mmsemi.MultiBranch',
+        branch_field=branch_field,
+        sup=[dict(type='mmsemi.PackDetInputs')])
+]
+# The annotations of the unlabelled scenes only measure the pseudo-labels:
+# see hidden_label_interval of the model.
+unlabeled_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    geometry,
+    dict(
+        type='mmsemi.MultiBranch',
+        branch_field=branch_field,
+        unsup_teacher=[dict(type='mmsemi.PackDetInputs')],
+        unsup_student=[strong_color,
+                       dict(type='mmsemi.PackDetInputs')])
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
+                   'scale_factor'))
+]
+
+labeled_dataset = dict(
+    type=dataset_type,
+    data_root=data_root,
+    ann_file=labeled_ann_file,
+    data_prefix=dict(img='train/'),
+    filter_cfg=dict(filter_empty_gt=True),
+    pipeline=labeled_pipeline)
+unlabeled_dataset = dict(
+    type=dataset_type,
+    data_root=data_root,
+    ann_file=unlabeled_ann_file,
+    data_prefix=dict(img='train/'),
+    filter_cfg=dict(filter_empty_gt=False),
+    pipeline=unlabeled_pipeline)
+
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=0,
+    collate_fn=dict(type='pseudo_collate'),
+    sampler=dict(
+        type='mmsemi.MultiSourceSampler', batch_size=16, source_ratio=[1, 1]),
+    dataset=dict(
+        type='mmsemi.MultiSourceDataset',
+        datasets=[labeled_dataset, unlabeled_dataset]))
+val_dataloader = dict(
+    batch_size=50,
+    num_workers=0,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        ann_file='annotations/instances_val.json',
+        data_prefix=dict(img='val/'),
+        test_mode=True,
+        pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+val_evaluator = dict(
+    type='CocoMetric',
+    ann_file=data_root + 'annotations/instances_val.json',
+    metric=['segm'])
+test_evaluator = val_evaluator

@@ -1,0 +1,60 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+# SOLOv2, small enough to learn 64-pixel scenes on two CPU cores.
+norm_cfg = dict(type='BN', requires_grad=True)
+model = dict(
+    type='SOLOv2',
+    data_preprocessor=dict(
+        type='DetDataPreprocessor',
+        mean=[114., 114., 114.],
+        std=[60., 60., 60.],
+        bgr_to_rgb=True,
+        pad_mask=True,
+        pad_size_divisor=16),
+    backbone=dict(
+        type='ResNet',
+        depth=18,
+        base_channels=16,
+        stem_channels=16,
+        num_stages=3,
+        strides=(1, 2, 2),
+        dilations=(1, 1, 1),
+        out_indices=(0, 1, 2),
+        norm_cfg=norm_cfg,
+        norm_eval=False,
+        style='pytorch'),
+    neck=dict(
+        type='FPN', in_channels=[16, 32, 64], out_channels=32, num_outs=3),
+    mask_head=dict(
+        type='SOLOV2Head',
+        num_classes=10,
+        in_channels=32,
+        feat_channels=64,
+        stacked_convs=2,
+        strides=[4, 4, 4],
+        scale_ranges=((1, 20), (14, 28), (22, 64)),
+        pos_scale=0.2,
+        num_grids=[12, 10, 8],
+        cls_down_index=0,
+        mask_feature_head=dict(
+            feat_channels=32,
+            start_level=0,
+            end_level=2,
+            out_channels=32,
+            mask_stride=4,
+            norm_cfg=norm_cfg),
+        norm_cfg=norm_cfg,
+        loss_mask=dict(type='DiceLoss', use_sigmoid=True, loss_weight=3.0),
+        loss_cls=dict(
+            type='FocalLoss',
+            use_sigmoid=True,
+            gamma=2.0,
+            alpha=0.25,
+            loss_weight=1.0)),
+    test_cfg=dict(
+        nms_pre=100,
+        score_thr=0.05,
+        mask_thr=0.5,
+        filter_thr=0.05,
+        kernel='gaussian',
+        sigma=2.0,
+        max_per_img=20))

@@ -1,0 +1,6 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+_base_ = './supervised_mask-rcnn_r50-fpn_8xb1-180k_coco-10p.py'
+
+labeled_dataset = _base_.labeled_dataset
+labeled_dataset.ann_file = 'semi_anns/instances_train2017.1@2.json'
+train_dataloader = dict(dataset=dict(datasets=[labeled_dataset]))

@@ -1,0 +1,104 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+"""Do data and model speak of the same classes?"""
+from typing import Any, Iterator, List, Optional
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import nn
+
+#: Modules whose ``num_classes`` is something else than the number of classes
+#: to predict: objectness, and a classification backbone.
+_OTHER_CLASSES = ('rpn_head', 'backbone')
+
+
+def class_problems(dataset: Any,
+                   model: Optional[nn.Module] = None) -> List[str]:
+    """Compare a dataset's classes with its annotations and with a model.
+
+    Args:
+        dataset (Any): A built dataset, possibly made of sources or wrapped.
+        model (nn.Module, optional): A built model. Defaults to None.
+
+    Returns:
+        list[str]: What is wrong, one sentence each.
+    """
+    problems = []
+    for source in leaf_datasets(dataset):
+        classes = (source.metainfo or {}).get('classes')
+        found = getattr(source, 'cat_ids', None)
+        if classes and found is not None and len(found) != len(classes):
+            problems.append(
+                f'The annotations {getattr(source, "ann_file", "")} have '
+                f'{len(found)} of the {len(classes)} classes that the '
+                f"dataset's metainfo lists ({_short(classes)}). Write "
+                'metainfo=dict(classes=(...)) with the names of their '
+                '"categories".')
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if model is None or not classes:
+        return problems
+    for name, module in model.named_modules():
+        number = getattr(module, 'num_classes', None)
+        if not isinstance(number, int) or any(
+                part in _OTHER_CLASSES for part in name.split('.')):
+            continue
+        if number != len(classes):
+            problems.append(
+                f'The model has num_classes={number} in {name} '
+                f'({type(module).__name__}), but the dataset has '
+                f'{len(classes)} classes ({_short(classes)}).')
+    return problems
+
+
+def leaf_datasets(dataset: Any) -> Iterator[Any]:
+    """Yield the datasets inside wrappers and concatenations.
+
+    Args:
+        dataset (Any): A built dataset.
+
+    Yields:
+        Any: Datasets that hold data themselves.
+    """
+    if hasattr(dataset, 'datasets'):
+        for child in dataset.datasets:
+            yield from leaf_datasets(child)
+    elif hasattr(dataset, 'dataset'):
+        yield from leaf_datasets(dataset.dataset)
+    else:
+        yield dataset
+
+
+class ClassCheckHook(Hook):
+    """Refuse to train, validate or test with a wrong class list.
+
+    mmdet itself goes on: annotations of classes that are not listed are
+    left out without a word, and labels beyond the model's classes fail deep
+    inside a loss, or not at all.
+
+    Raises:
+        ValueError: See :func:`class_problems`.
+    """
+
+    priority = 'HIGHEST'
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the training and the validation data."""
+        _check(runner, runner.train_dataloader.dataset, 'train_dataloader')
+        if runner.val_loop is not None:
+            _check(runner, runner.val_loop.dataloader.dataset,
+                   'val_dataloader')
+
+    def before_test(self, runner: Runner) -> None:
+        """Check the test data."""
+        _check(runner, runner.test_loop.dataloader.dataset,
+               'test_dataloader')
+
+
+def _check(runner: Runner, dataset: Any, field: str) -> None:
+    problems = class_problems(dataset, runner.model)
+    if problems:
+        raise ValueError(f'{field}: ' + ' '.join(problems[:3]))
+
+
+def _short(classes: Any) -> str:
+    text = ', '.join(map(str, classes))
+    return text if len(text) <= 60 else f'{text[:57]}...'

@@ -1,0 +1,257 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+"""Train and test from a config."""
+import os.path as osp
+import zipfile
+from pathlib import Path
+from typing import Any, Mapping, Optional, Union
+
+from mmengine.config import Config
+from mmengine.dist import all_gather_object
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from .class_check import ClassCheckHook
+from .configs import ConfigLike, config_name, load_config
+from .distributed import check_launcher, init_cpu_processes, use_cpu_backend
+
+
+def train(config: ConfigLike, **options: Any) -> Runner:
+    """Train a model.
+
+    Args:
+        config (str, Path or Config): See :func:`load_config`.
+        **options: Arguments of :func:`prepare_training`.
+
+    Returns:
+        Runner: After the training; its ``model`` is the trained one.
+    """
+    runner = build_runner(prepare_training(config, **options))
+    runner.train()
+    return runner
+
+
+def prepare_training(config: ConfigLike,
+                     work_dir: Optional[Union[str, Path]] = None,
+                     resume: Union[bool, str, Path] = False,
+                     amp: bool = False,
+                     auto_scale_lr: bool = False,
+                     seed: Optional[int] = None,
+                     cfg_options: Optional[Mapping[str, Any]] = None,
+                     launcher: str = 'none') -> Config:
+    """Load a config for training; nothing is built or written yet.
+
+    Args:
+        config (str, Path or Config): See :func:`load_config`.
+        work_dir (str or Path, optional): Folder of logs and checkpoints.
+            Defaults to None: that of the config, else
+            ``work_dirs/{config name}``.
+        resume (bool or str or Path): A checkpoint to resume from, or True
+            (or 'auto') for the newest one in ``work_dir``; if there is none
+            yet, the training starts from its beginning. Defaults to False.
+        amp (bool): Whether to train in mixed precision. Defaults to False.
+        auto_scale_lr (bool): Whether to scale the learning rate to the batch
+            size and number of processes. Defaults to False.
+        seed (int, optional): Seed. Defaults to None: that of the config.
+        cfg_options (Mapping, optional): See :func:`load_config`.
+        launcher (str): What started the processes: 'none', 'pytorch',
+            'slurm' or 'mpi'. Defaults to 'none'.
+
+    Returns:
+        Config: Ready for :func:`build_runner`.
+
+    Raises:
+        FileNotFoundError: If the config or the checkpoint is missing.
+        ValueError: If an option does not fit the config or this machine.
+    """
+    cfg = _prepare(config, work_dir, cfg_options, launcher)
+    for field in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
+        if cfg.get(field) is None:
+            raise ValueError(f'The config {config_name(config)} has no '
+                             f'{field}: it cannot be trained.')
+    if amp:
+        _use_amp(cfg)
+    if auto_scale_lr:
+        scale = cfg.get('auto_scale_lr') or {}
+        if 'base_batch_size' not in scale:
+            raise ValueError('--auto-scale-lr needs auto_scale_lr=dict('
+                             'base_batch_size=...) in the config.')
+        cfg.auto_scale_lr['enable'] = True
+    if seed is not None:
+        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
+    if resume:
+        _set_resume(cfg, resume)
+    _check_local_file(cfg.get('load_from'), 'load_from')
+    return cfg
+
+
+def prepare_testing(config: ConfigLike,
+                    checkpoint: Union[str, Path],
+                    which: Optional[str] = None,
+                    work_dir: Optional[Union[str, Path]] = None,
+                    cfg_options: Optional[Mapping[str, Any]] = None,
+                    launcher: str = 'none') -> Config:
+    """Load a config for testing; nothing is built or written yet.
+
+    Args:
+        config (str, Path or Config): See :func:`load_config`.
+        checkpoint (str or Path): Weights to test.
+        which (str, optional): 'teacher' or 'student'. Defaults to None:
+            ``model.predict_on`` of the config.
+        work_dir (str or Path, optional): See :func:`prepare_training`.
+        cfg_options (Mapping, optional): See :func:`load_config`.
+        launcher (str): See :func:`prepare_training`.
+
+    Returns:
+        Config: Ready for :func:`build_runner`.
+
+    Raises:
+        FileNotFoundError: If the config or the checkpoint is missing.
+        ValueError: If an option does not fit the config.
+    """
+    cfg = _prepare(config, work_dir, cfg_options, launcher)
+    for field in ('test_dataloader', 'test_cfg', 'test_evaluator'):
+        if cfg.get(field) is None:
+            raise ValueError(f'The config {config_name(config)} has no '
+                             f'{field}: it cannot be tested.')
+    if which is not None:
+        set_predictor(cfg, which)
+    _check_local_file(str(checkpoint), 'checkpoint')
+    cfg.load_from = str(checkpoint)
+    cfg.resume = False
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner of a prepared config; also without a GPU.
+
+    Args:
+        cfg (Config): From :func:`prepare_training` or
+            :func:`prepare_testing`.
+
+    Returns:
+        Runner: Call its ``train()`` or ``test()``.
+
+    Raises:
+        RuntimeError: If the processes would resume from different
+            checkpoints.
+    """
+    init_cpu_processes(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else \
+        Runner.from_cfg(cfg)
+    _check_same_start(cfg)
+    runner.register_hook(ClassCheckHook())
+    return runner
+
+
+def set_predictor(cfg: Config, which: str) -> None:
+    """Let teacher or student predict, in place.
+
+    Args:
+        cfg (Config): With the model of a teacher-student method.
+        which (str): 'teacher' or 'student'.
+
+    Raises:
+        ValueError: If ``which`` is neither, or the model has no teacher.
+    """
+    if which not in ('teacher', 'student'):
+        raise ValueError(f"model={which!r}; allowed are 'teacher' and "
+                         "'student'.")
+    if 'segmentor' not in cfg.model:
+        raise ValueError(
+            f'The config\'s model is a plain {cfg.model.get("type")}, which '
+            f'has no {which}. Leave --model out.')
+    cfg.model.predict_on = which
+
+
+def latest_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
+    """Find the newest complete checkpoint of a training.
+
+    A training that was killed while it wrote leaves half a checkpoint, and
+    one whose folder was moved notes a path that is no more.
+
+    Args:
+        work_dir (str or Path): Folder of the training.
+
+    Returns:
+        str or None: The path; None if there is no complete checkpoint.
+    """
+    work_dir = Path(work_dir)
+    candidates = []
+    if (work_dir / 'last_checkpoint').is_file():
+        noted = find_latest_checkpoint(str(work_dir))
+        if noted:
+            candidates = [Path(noted), work_dir / Path(noted).name]
+    numbered = [
+        path for path in work_dir.glob('*_*.pth')
+        if path.stem.split('_')[0] in ('iter', 'epoch')
+        and path.stem.split('_')[1].isdigit()
+    ]
+    candidates += sorted(
+        numbered, key=lambda path: int(path.stem.split('_')[1]), reverse=True)
+    for path in candidates:
+        # The table of contents is what a checkpoint ends with.
+        if path.is_file() and zipfile.is_zipfile(path):
+            return str(path)
+    return None
+
+
+def _prepare(config: ConfigLike, work_dir: Optional[Union[str, Path]],
+             cfg_options: Optional[Mapping[str, Any]],
+             launcher: str) -> Config:
+    check_launcher(launcher)
+    cfg = load_config(config, cfg_options)
+    if cfg.get('model') is None:
+        raise ValueError(f'The config {config_name(config)} has no model.')
+    cfg.launcher = launcher
+    if work_dir is not None:
+        cfg.work_dir = str(work_dir)
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('work_dirs', config_name(config))
+    use_cpu_backend(cfg)
+    return cfg
+
+
+def _use_amp(cfg: Config) -> None:
+    import torch
+    if not torch.cuda.is_available():
+        raise ValueError('--amp needs a GPU, and torch sees none here.')
+    wrapper = cfg.optim_wrapper
+    kind = str(wrapper.get('type', 'OptimWrapper')).split('.')[-1]
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(f'--amp replaces OptimWrapper, but the config has '
+                         f'optim_wrapper.type={kind!r}.')
+    wrapper['type'] = 'AmpOptimWrapper'
+    wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def _set_resume(cfg: Config, resume: Union[bool, str, Path]) -> None:
+    if resume is True or str(resume) == 'auto':
+        found = latest_checkpoint(cfg.work_dir)
+        if found is None:
+            # `load_from` stays: a first start is no resume.
+            cfg.resume = False
+            return
+        resume = found
+    _check_local_file(str(resume), '--resume')
+    cfg.resume = True
+    cfg.load_from = str(resume)
+
+
+def _check_same_start(cfg: Config) -> None:
+    """Refuse processes that would start from different checkpoints."""
+    start = cfg.get('load_from') if cfg.get('resume') else None
+    starts = all_gather_object(start)
+    if any(other != start for other in starts):
+        listed = ', '.join(f'process {rank}: {other or "none"}'
+                           for rank, other in enumerate(starts))
+        raise RuntimeError(
+            f'The processes found different checkpoints in {cfg.work_dir} '
+            f'to resume from ({listed}). All nodes must see one work_dir, '
+            'on a shared file system.')
+
+
+def _check_local_file(path: Optional[str], field: str) -> None:
+    if path is None or '://' in path:
+        return
+    if not osp.isfile(osp.expanduser(path)):
+        raise FileNotFoundError(f'There is no checkpoint {path} ({field}).')

@@ -1,0 +1,246 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+"""The embedded data: digit scenes in COCO and mmseg format, from a seed."""
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Iterator, Sequence, Tuple
+
+import mmcv
+import numpy as np
+import pycocotools.mask as mask_utils
+from rich.progress import track
+
+from .digit_scenes import (DIGIT_CLASSES, SPLITS, DigitScene,
+                           DigitSceneComposer, check_int)
+from .splits import split_coco, split_stem, write_split
+
+INFO_FILE = 'digits.json'
+# Raised whenever the same parameters give other scenes than before.
+GENERATOR_VERSION = 1
+
+
+def make_digits(out_dir: os.PathLike,
+                num_train: int = 2000,
+                num_val: int = 300,
+                image_size: int = 64,
+                digits_per_scene: Tuple[int, int] = (1, 3),
+                long_tail: float = 1.0,
+                max_overlap: float = 0.1,
+                seed: int = 0,
+                percents: Sequence[float] = (1, 2, 5, 10, 100),
+                split_seeds: Sequence[int] = (0, ),
+                overwrite: bool = False,
+                progress: bool = False) -> Path:
+    """Write a data set of digit scenes, or reuse the one that is there.
+
+    The folder gets ``train/`` and ``val/`` (PNG images), ``masks/train``
+    and ``masks/val`` (mmseg label maps: 0 background, 1-10 the classes
+    zero-nine), ``annotations/instances_{train,val}.json`` (COCO; masks as
+    compressed RLE), a labelled and an unlabelled JSON per split, and last
+    ``digits.json`` with the parameters and a checksum. Everything is built
+    beside the folder and moved in one step, so a killed run leaves no half
+    data set. Equal arguments give equal bytes.
+
+    Args:
+        out_dir (path): Folder of the data set; made where missing.
+        num_train (int): Training scenes, at least 1. Defaults to 2000.
+        num_val (int): Validation scenes, at least 1; always balanced.
+            Defaults to 300.
+        image_size (int): Pixels. Defaults to 64.
+        digits_per_scene (tuple[int, int]): Defaults to (1, 3).
+        long_tail (float): Imbalance of the training scenes' classes, see
+            :func:`class_frequencies`. Defaults to 1.0.
+        max_overlap (float): See :class:`DigitSceneComposer`. Defaults
+            to 0.1.
+        seed (int): Seed of the scenes, at least 0. Defaults to 0.
+        percents (Sequence[float]): Labelled percentages to write splits
+            for. Unlabelled files keep their annotations, to measure
+            pseudo-labels with. Defaults to (1, 2, 5, 10, 100).
+        split_seeds (Sequence[int]): Seeds of the splits. Defaults to (0,).
+        overwrite (bool): Replace a folder of digits data made with other
+            parameters, with everything in it. Defaults to False.
+        progress (bool): Show a progress bar. Defaults to False.
+
+    Returns:
+        Path: ``out_dir``.
+
+    Raises:
+        ValueError: If a value is out of its range.
+        FileExistsError: If the folder holds something else.
+    """
+    check_int('num_train', num_train, 1)
+    check_int('num_val', num_val, 1)
+    check_int('seed', seed, 0)
+    for percent in percents:
+        if not 0 < percent <= 100:
+            raise ValueError('percents must be above 0 and at most 100, got '
+                             f'{percent!r}')
+    for split_seed in split_seeds:
+        check_int('split_seeds', split_seed, 0)
+    scene_options = dict(
+        image_size=image_size,
+        digits_per_scene=digits_per_scene,
+        max_overlap=max_overlap)
+    composers = dict(
+        train=DigitSceneComposer(
+            'train', long_tail=long_tail, **scene_options),
+        val=DigitSceneComposer('val', **scene_options))
+    parameters = dict(
+        generator_version=GENERATOR_VERSION,
+        num_train=num_train,
+        num_val=num_val,
+        long_tail=float(long_tail),
+        seed=seed,
+        image_size=image_size,
+        digits_per_scene=list(digits_per_scene),
+        max_overlap=float(max_overlap))
+
+    out_dir = Path(out_dir)
+    if _is_reusable(out_dir, parameters, overwrite):
+        _write_splits(out_dir, percents, split_seeds)
+        return out_dir
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+            prefix=f'.{out_dir.name}-', dir=out_dir.parent) as tmp:
+        # A folder of its own, because mkdtemp's is closed to other users.
+        staged = Path(tmp) / 'data'
+        for split, number in zip(SPLITS, (num_train, num_val)):
+            _write_split_of_scenes(staged, split, number, composers[split],
+                                   seed, progress)
+        _write_splits(staged, percents, split_seeds)
+        info = dict(parameters=parameters, checksum=checksum(staged))
+        _write_json(staged / INFO_FILE, info)
+        if out_dir.exists():
+            # Moved first and deleted after: never a half deleted data set.
+            out_dir.rename(Path(tmp) / 'old')
+        staged.rename(out_dir)
+    return out_dir
+
+
+def checksum(root: os.PathLike) -> str:
+    """Return the SHA-256 over the generated files, names and bytes.
+
+    Labelled/unlabelled splits do not count: they can be added later.
+
+    Args:
+        root (path): Folder of the data set.
+
+    Returns:
+        str: Hexadecimal digest.
+    """
+    root = Path(root)
+    digest = hashlib.sha256()
+    files = [root / f'annotations/instances_{split}.json' for split in SPLITS]
+    for folder in ('train', 'val', 'masks/train', 'masks/val'):
+        files += sorted((root / folder).glob('*.png'))
+    for file in files:
+        digest.update(file.relative_to(root).as_posix().encode())
+        digest.update(file.read_bytes() if file.is_file() else b'missing')
+    return digest.hexdigest()
+
+
+def _is_reusable(out_dir: Path, parameters: dict, overwrite: bool) -> bool:
+    """Tell whether the folder holds this very data; refuse foreign files."""
+    if not out_dir.exists():
+        return False
+    if not out_dir.is_dir():
+        raise FileExistsError(f'out_dir must be a folder, {out_dir} is a file')
+    info_file = out_dir / INFO_FILE
+    if not info_file.is_file():
+        if any(out_dir.iterdir()):
+            raise FileExistsError(
+                f'out_dir {out_dir} holds files but no {INFO_FILE}: it was '
+                'not made by mmsemi and is left alone. Choose another folder.')
+        return False
+    if overwrite:
+        return False
+    try:
+        info = json.loads(info_file.read_text())
+        found, digest = dict(info['parameters']), info['checksum']
+    except (ValueError, KeyError, TypeError):
+        raise FileExistsError(f'{info_file} is damaged. Make the data anew '
+                              'with overwrite=True (--overwrite).') from None
+    if found != parameters:
+        differing = ', '.join(
+            f'{name}: {found.get(name)} there, {value} asked for'
+            for name, value in parameters.items() if found.get(name) != value)
+        raise FileExistsError(
+            f'out_dir {out_dir} holds digits data made with other parameters '
+            f'({differing}). Choose another folder or replace it with '
+            'overwrite=True (--overwrite).')
+    if digest != checksum(out_dir):
+        raise FileExistsError(
+            f'out_dir {out_dir} holds digits data that were changed after '
+            'they were made. Make them anew with overwrite=True '
+            '(--overwrite).')
+    return True
+
+
+def _write_split_of_scenes(root: Path, split: str, number: int,
+                           composer: DigitSceneComposer, seed: int,
+                           progress: bool) -> None:
+    images, annotations = [], []
+
+    def scenes() -> Iterator[Tuple[int, DigitScene]]:
+        for index in range(number):
+            # A generator per scene: scene i is the same in a set of any
+            # length.
+            rng = np.random.default_rng([seed, SPLITS.index(split), index])
+            yield index, composer.compose(rng)
+
+    for index, scene in track(
+            scenes(),
+            description=f'{split} scenes',
+            total=number,
+            disable=not progress):
+        name = f'{index:06d}.png'
+        mmcv.imwrite(mmcv.rgb2bgr(scene.image), str(root / split / name))
+        labels = (scene.labels + 1)[:, None, None]
+        label_map = (scene.masks * labels).sum(axis=0).astype(np.uint8)
+        mmcv.imwrite(label_map, str(root / 'masks' / split / name))
+        height, width = scene.image.shape[:2]
+        images.append(
+            dict(id=index + 1, file_name=name, height=height, width=width))
+        for mask, label in zip(scene.masks, scene.labels):
+            rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=index + 1,
+                    category_id=int(label) + 1,
+                    bbox=mask_utils.toBbox(rle).tolist(),
+                    area=int(mask.sum()),
+                    iscrowd=0,
+                    segmentation=dict(
+                        size=[height, width],
+                        counts=rle['counts'].decode('ascii'))))
+    categories = [
+        dict(id=i + 1, name=name, supercategory='digit')
+        for i, name in enumerate(DIGIT_CLASSES)
+    ]
+    _write_json(
+        root / 'annotations' / f'instances_{split}.json',
+        dict(images=images, annotations=annotations, categories=categories))
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def _write_splits(root: Path, percents: Sequence[float],
+                  split_seeds: Sequence[int]) -> None:
+    """Write the labelled/unlabelled pairs; equal files are left alone."""
+    folder = root / 'annotations'
+    coco = json.loads((folder / 'instances_train.json').read_text())
+    for seed in split_seeds:
+        for percent in percents:
+            try:
+                labeled, unlabeled = split_coco(
+                    coco, percent, seed=seed, keep_hidden_labels=True)
+            except ValueError as error:
+                raise ValueError(f'percents: {error}') from None
+            stem = split_stem('instances_train', percent=percent, seed=seed)
+            write_split(labeled, unlabeled, folder, stem)

@@ -1,0 +1,228 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+"""A training of milliseconds per step, and the tools to run on it."""
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import pytest
+from mmsemi.datasets import make_digits
+
+REPO = Path(__file__).resolve().parents[2]
+TOOLS = REPO / 'tools'
+
+# The configs of the tests stand alone, so that no tuning of the shipped ones
+# changes them.
+CONFIG = '''
+default_scope = 'mmdet'
+custom_imports = dict(imports=['mmsemi'], allow_failed_imports=False)
+data_root = {data_root!r}
+views = ['sup', 'unsup_teacher', 'unsup_student']
+load = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
+]
+pack = dict(type='mmsemi.PackDetInputs')
+labeled_dataset = dict(
+    type='mmsemi.DigitsInstanceDataset',
+    data_root=data_root,
+    ann_file='annotations/instances_train.seed0-fold0@50.json',
+    data_prefix=dict(img='train/'),
+    pipeline=load + [
+        dict(type='mmsemi.MultiBranch', branch_field=views, sup=[pack])
+    ])
+unlabeled_dataset = dict(
+    type='mmsemi.UnlabeledImageDataset',
+    img_dir='train',
+    data_root=data_root,
+    pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(
+            type='mmsemi.MultiBranch',
+            branch_field=views,
+            unsup_teacher=[pack],
+            unsup_student=[dict(type='mmsemi.StrongColor'), pack])
+    ])
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    collate_fn=dict(type='pseudo_collate'),
+    sampler=dict(
+        type='mmsemi.MultiSourceSampler', batch_size=2, source_ratio=[1, 1]),
+    dataset=dict(
+        type='mmsemi.MultiSourceDataset',
+        datasets=[labeled_dataset, unlabeled_dataset]))
+test_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='mmsemi.DigitsInstanceDataset',
+        data_root=data_root,
+        ann_file='annotations/instances_val.json',
+        data_prefix=dict(img='val/'),
+        test_mode=True,
+        pipeline=load + [pack]))
+test_evaluator = dict(
+    type='CocoMetric',
+    ann_file=data_root + '/annotations/instances_val.json',
+    metric=['segm'])
+test_cfg = dict(type='TestLoop')
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=4)
+optim_wrapper = dict(
+    type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
+norm_cfg = dict(type='GN', num_groups=2)
+segmentor = dict(
+    type='SOLOv2',
+    data_preprocessor=dict(
+        type='DetDataPreprocessor',
+        mean=[114.] * 3,
+        std=[60.] * 3,
+        pad_mask=True,
+        pad_size_divisor=16),
+    backbone=dict(
+        type='ResNet',
+        depth=18,
+        base_channels=4,
+        stem_channels=4,
+        num_stages=3,
+        strides=(1, 2, 2),
+        dilations=(1, 1, 1),
+        out_indices=(0, 1, 2),
+        norm_cfg=dict(type='BN'),
+        norm_eval=False),
+    neck=dict(
+        type='FPN', in_channels=[4, 8, 16], out_channels=8, num_outs=3),
+    mask_head=dict(
+        type='SOLOV2Head',
+        num_classes=10,
+        in_channels=8,
+        feat_channels=8,
+        stacked_convs=1,
+        strides=[4, 4, 4],
+        scale_ranges=((1, 20), (14, 28), (22, 64)),
+        num_grids=[6, 5, 4],
+        cls_down_index=0,
+        mask_feature_head=dict(
+            feat_channels=8,
+            start_level=0,
+            end_level=2,
+            out_channels=8,
+            mask_stride=4,
+            norm_cfg=norm_cfg),
+        norm_cfg=norm_cfg,
+        loss_mask=dict(type='DiceLoss', use_sigmoid=True, loss_weight=3.0),
+        loss_cls=dict(type='FocalLoss', use_sigmoid=True)),
+    # So low that an untrained model predicts something.
+    test_cfg=dict(
+        nms_pre=20,
+        score_thr=0.001,
+        mask_thr=0.5,
+        filter_thr=0.001,
+        kernel='gaussian',
+        sigma=2.0,
+        max_per_img=5))
+model = dict(
+    type='mmsemi.SemiInstanceSegmentor',
+    segmentor=segmentor,
+    teacher=dict(momentum=0.1),
+    pseudo_label_pipeline=[
+        dict(type='mmsemi.FilterByScore', score_thr=0.002)
+    ])
+default_hooks = dict(
+    iter_seed=dict(type='mmsemi.IterSeedHook'),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
+    logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False))
+custom_hooks = [dict(type='mmsemi.TeacherUpdateHook')]
+log_processor = dict(by_epoch=False)
+randomness = dict(seed=0)
+'''
+
+
+class Finished(NamedTuple):
+    """A tool that ended."""
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope='session')
+def digits(tmp_path_factory) -> Path:
+    """Eight training scenes, four of them labelled, and two others."""
+    return make_digits(
+        tmp_path_factory.mktemp('digits') / 'data',
+        num_train=8,
+        num_val=2,
+        percents=(50, ))
+
+
+@pytest.fixture(scope='session')
+def config_text(digits) -> str:
+    """Text of the tiny config."""
+    return CONFIG.format(data_root=str(digits))
+
+
+@pytest.fixture
+def write_config(config_text, tmp_path) -> Callable:
+    """Write the tiny config, with lines added at its end."""
+
+    def write(extra: str = '', name: str = 'tiny') -> Path:
+        path = tmp_path / f'{name}.py'
+        path.write_text(config_text + extra)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capsys, tmp_path) -> Callable:
+    """Run a tool's main() in this process, in a folder of its own."""
+
+    def run(name: str, *args: object) -> Finished:
+        spec = importlib.util.spec_from_file_location(
+            f'tool_{name}', TOOLS / f'{name}.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(
+            sys, 'argv', [f'{name}.py', *map(str, args)])
+        monkeypatch.setenv('LOCAL_RANK', '0')
+        capsys.readouterr()
+        code = 0
+        try:
+            module.main()
+        except SystemExit as end:
+            code = end.code or 0
+        return Finished(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def run_script(tmp_path) -> Callable:
+    """Run a script in a process and a folder of its own, under a limit."""
+
+    def run(name: str, *args: object, seconds: float = 60) -> Finished:
+        command = [] if name.endswith('.sh') else [sys.executable]
+        done = subprocess.run(
+            [*command, str(TOOLS / name), *map(str, args)],
+            cwd=tmp_path,
+            env=script_environment(),
+            capture_output=True,
+            text=True,
+            timeout=seconds)
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+def script_environment(**more: str) -> dict:
+    """Environment of a script: this Python, this source tree, one thread."""
+    return dict(
+        os.environ,
+        PYTHON=sys.executable,
+        PYTHONPATH=str(REPO),
+        OMP_NUM_THREADS='1',
+        **more)

@@ -1,0 +1,372 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+"""Measure what teacher-student training costs beyond its bare passes."""
+import argparse
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Callable, Dict, List, Tuple
+
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks, mask_target
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+
+from mmsemi.methods import SemiInstanceSegmentor, load_segmentor_config
+from mmsemi.methods.semi_instance_segmentor import (pseudo_sample,
+                                                    view_frame)
+from mmsemi.structures.tensor_masks import TensorMasks
+
+CONFIG_DIR = Path(__file__).resolve().parents[2] / 'configs' / 'mean_teacher'
+CONFIGS = dict(
+    mask_rcnn='mean-teacher_mask-rcnn_r50-fpn_8xb5-180k_coco-10p.py',
+    mask2former='mean-teacher_mask2former_r50_8xb2-368k_coco-10p.py')
+STEP_LIMIT = 1.10
+MASK_LIMIT = 1.0
+ROW = '{:<34} {:>9} {:>9} {:>7} {:>13} {:>6}'
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'parts',
+        nargs='*',
+        metavar='PART',
+        help=f'any of {", ".join(CONFIGS)} and masks (default: all)')
+    parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1')
+    parser.add_argument(
+        '--size', type=int, default=320, help='side of the square images')
+    parser.add_argument(
+        '--images',
+        type=int,
+        nargs=2,
+        default=(1, 1),
+        metavar=('LABELLED', 'UNLABELLED'),
+        help='images in a step (default: 1 1)')
+    parser.add_argument(
+        '--instances',
+        type=int,
+        default=20,
+        help='instances, true or pseudo, per image (default: 20)')
+    parser.add_argument(
+        '--views',
+        choices=('shared', 'moved'),
+        default='shared',
+        help='whether the views share their geometry, or the student sees '
+        'its view flipped and smaller, so that masks are warped')
+    parser.add_argument(
+        '--iters', type=int, default=5, help='pairs measured (default: 5)')
+    parser.add_argument('--threads', type=int, help="torch's CPU threads")
+    parser.add_argument('--json', type=Path, help='also write results here')
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='exit with 1 if a ratio exceeds its limit')
+    args = parser.parse_args()
+    args.parts = args.parts or [*CONFIGS, 'masks']
+    unknown = set(args.parts) - {*CONFIGS, 'masks'}
+    if unknown:
+        parser.error(f'unknown parts {sorted(unknown)}; allowed are '
+                     f'{[*CONFIGS, "masks"]}')
+    if args.iters < 1 or args.instances < 1 or min(args.images) < 1:
+        parser.error('--iters, --instances and --images start at 1')
+    if args.size < 64 or args.size % 32:
+        parser.error(f'--size {args.size}: give a multiple of 32 from 64')
+    return args
+
+
+def compare(first: Callable[[], None], second: Callable[[], None],
+            device: torch.device, iters: int) -> Dict[str, float]:
+    """Time two functions in turn, so that both see the same machine.
+
+    Args:
+        first (Callable): The function under test.
+        second (Callable): What it is compared with.
+        device (torch.device): Waited for before the clock is read.
+        iters (int): Number of pairs, after one that is not counted.
+
+    Returns:
+        dict[str, float]: Median seconds of both, the median of the paired
+        ratios first / second and their range.
+    """
+
+    def seconds(function: Callable[[], None]) -> float:
+        wait(device)
+        start = time.perf_counter()
+        function()
+        wait(device)
+        return time.perf_counter() - start
+
+    pairs = [(seconds(first), seconds(second)) for _ in range(iters + 1)][1:]
+    ratios = [a / b for a, b in pairs]
+    return dict(
+        first=median(a for a, _ in pairs),
+        second=median(b for _, b in pairs),
+        ratio=median(ratios),
+        lowest=min(ratios),
+        highest=max(ratios))
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done all its work."""
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+# One step -----------------------------------------------------------------
+
+
+def build_model(name: str, instances: int,
+                device: torch.device) -> SemiInstanceSegmentor:
+    """Build a COCO config's model, so that untrained it finds instances.
+
+    Args:
+        name (str): Key of CONFIGS.
+        instances (int): Pseudo-instances that the pipeline lets through.
+        device (torch.device): Where the model goes.
+
+    Returns:
+        SemiInstanceSegmentor: Model in training mode, teacher = student.
+    """
+    config = Config.fromfile(CONFIG_DIR / CONFIGS[name])
+    init_default_scope(config.default_scope)
+    segmentor = load_segmentor_config(config.model.segmentor)
+    segmentor.backbone.init_cfg = None
+    # The config's stages at work, but none of them decides how many stay.
+    stages: List[dict] = [
+        dict(type='mmsemi.KeepTopScores', max_per_image=instances)
+    ]
+    for stage in config.model.pseudo_label_pipeline:
+        stages.append(ConfigDict(stage, **NEUTRAL.get(stage.type, {})))
+    model = SemiInstanceSegmentor(
+        segmentor,
+        teacher=dict(config.model.teacher, burn_in_steps=0),
+        pseudo_label_pipeline=stages,
+        unsup_weight=config.model.unsup_weight)
+    model.init_weights()
+    for part in (model.student, model.teacher):
+        if name == 'mask_rcnn':
+            # One class gets nearly all boxes: enough of them pass the score
+            # threshold, and suppression is as cheap as it can be.
+            torch.nn.init.constant_(part.roi_head.bbox_head.fc_cls.bias, 0)
+            part.roi_head.bbox_head.fc_cls.bias.data[0] = 6.
+    return model.to(device).train()
+
+
+NEUTRAL = {
+    'mmsemi.FilterByScore': dict(score_thr=0.),
+    'mmsemi.FilterByArea': dict(min_area=0),
+}
+
+
+def make_instances(num: int, size: int, device: torch.device,
+                   generator: torch.Generator) -> InstanceData:
+    """Return random rectangles as ground truth of a data loader."""
+    corner = torch.rand((num, 2), generator=generator) * size * 0.7
+    side = torch.rand((num, 2), generator=generator) * size * 0.2 + 8
+    boxes = torch.cat([corner, corner + side], 1).floor()
+    masks = np.zeros((num, size, size), dtype=np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist()):
+        mask[y1:y2, x1:x2] = 1
+    return InstanceData(
+        bboxes=boxes.to(device),
+        labels=torch.randint(80, (num, ), generator=generator).to(device),
+        masks=BitmapMasks(masks, size, size))
+
+
+def make_sample(size: int, matrix: np.ndarray) -> DetDataSample:
+    """Return an unpadded view without annotations."""
+    shape = (size, size)
+    return DetDataSample(
+        metainfo=dict(
+            img_shape=shape,
+            ori_shape=shape,
+            pad_shape=shape,
+            batch_input_shape=shape,
+            scale_factor=(1., 1.),
+            homography_matrix=matrix))
+
+
+def make_batch(args: argparse.Namespace,
+               device: torch.device) -> Tuple[dict, dict]:
+    """Return preprocessed inputs and data samples by view."""
+    generator = torch.Generator().manual_seed(0)
+    size = args.size
+    num = dict(
+        zip(('sup', 'unsup_teacher', 'unsup_student'),
+            (*args.images, args.images[1])))
+    still = np.eye(3, dtype=np.float32)
+    moved = np.array([[-0.8, 0, 0.9 * size], [0, 0.8, 0], [0, 0, 1]],
+                     dtype=np.float32)
+    matrix = dict(unsup_student=moved) if args.views == 'moved' else {}
+    inputs = {
+        view: torch.randn((n, 3, size, size), generator=generator).to(device)
+        for view, n in num.items()
+    }
+    samples = {
+        view: [make_sample(size, matrix.get(view, still)) for _ in range(n)]
+        for view, n in num.items()
+    }
+    for sample in samples['sup']:
+        sample.gt_instances = make_instances(args.instances, size, device,
+                                             generator)
+        sample.ignored_instances = InstanceData(
+            bboxes=torch.zeros((0, 4), device=device),
+            labels=torch.zeros((0, ), dtype=torch.long, device=device))
+    return inputs, samples
+
+
+def bench_step(name: str, args: argparse.Namespace,
+               device: torch.device) -> dict:
+    """Compare a semi-supervised step with the passes that it consists of.
+
+    The step is everything between data preprocessor and optimizer: losses,
+    backward pass, update of the teacher. The bare passes are the student's
+    losses on both batches, with pseudo ground truth at hand, one backward
+    pass, and the teacher's prediction.
+    """
+    model = build_model(name, args.instances, device)
+    inputs, samples = make_batch(args, device)
+    frames = [view_frame(sample) for sample in samples['unsup_teacher']]
+    projected = model.project(
+        model.label_unlabeled(inputs['unsup_teacher'],
+                              samples['unsup_teacher']),
+        samples['unsup_teacher'], samples['unsup_student'])
+    given = [
+        pseudo_sample(sample, label)
+        for sample, label in zip(samples['unsup_student'], projected)
+    ]
+
+    def step() -> None:
+        losses = model(inputs, samples, mode='loss')
+        model.parse_losses(losses)[0].backward()
+        model.update_teacher()
+
+    def bare_passes() -> None:
+        loss = model.parse_losses(
+            model.student.loss(inputs['sup'], samples['sup']))[0]
+        with torch.no_grad():
+            model.teacher.predict(
+                inputs['unsup_teacher'], frames, rescale=False)
+        loss = loss + model.parse_losses(
+            model.student.loss(inputs['unsup_student'], given))[0]
+        loss.backward()
+
+    def fresh(function: Callable[[], None]) -> Callable[[], None]:
+
+        def run() -> None:
+            model.zero_grad()
+            torch.manual_seed(0)
+            function()
+
+        return run
+
+    result = compare(fresh(step), fresh(bare_passes), device, args.iters)
+    return dict(
+        result,
+        part=name,
+        what=f'{name}: step / bare passes',
+        limit=STEP_LIMIT,
+        size=args.size,
+        images=list(args.images),
+        views=args.views,
+        instances=[len(label) for label in projected])
+
+
+# Pseudo-masks -------------------------------------------------------------
+
+
+def bench_masks(args: argparse.Namespace, device: torch.device,
+                num: int = 100, size: int = 1024,
+                num_rois: int = 128) -> List[dict]:
+    """Compare containers on the way from the teacher to the student's head.
+
+    Both start from the teacher's bool masks on the device, are padded to
+    the batch, and end as what a RoI mask head (28 x 28 targets of sampled
+    boxes) or a query-based head (one tensor) computes its loss with.
+    """
+    generator = torch.Generator().manual_seed(0)
+    instances = make_instances(num, size, device, generator)
+    found = torch.from_numpy(instances.masks.masks).bool().to(device)
+    index = torch.randint(num, (num_rois, ), generator=generator).to(device)
+    noise = torch.randn((num_rois, 4), generator=generator).to(device)
+    boxes = (instances.bboxes[index] + noise).clamp(0, size)
+    padded = (size + 32, size + 32)
+    head = ConfigDict(mask_size=28)
+
+    def tensor_masks() -> TensorMasks:
+        return TensorMasks(found).pad(padded)
+
+    def bitmap_masks() -> BitmapMasks:
+        masks = found.cpu().numpy().view(np.uint8)
+        return BitmapMasks(masks, size, size).pad(padded)
+
+    def roi_head(masks) -> torch.Tensor:
+        return mask_target([boxes], [index], [masks], head)
+
+    def query_head(masks) -> torch.Tensor:
+        return masks.to_tensor(torch.bool, device)
+
+    results = []
+    for name, use in (('RoI', roi_head), ('query', query_head)):
+        if not torch.equal(use(tensor_masks()), use(bitmap_masks())):
+            raise RuntimeError(f'The two containers disagree ({name} head).')
+        result = compare(lambda: use(tensor_masks()),
+                         lambda: use(bitmap_masks()), device,
+                         max(args.iters, 5))
+        results.append(
+            dict(
+                result,
+                part='masks',
+                what=f'{name} head: TensorMasks / BitmapMasks',
+                limit=MASK_LIMIT,
+                size=size,
+                instances=num))
+    return results
+
+
+def main() -> None:
+    args = parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    machine = dict(
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+        device=torch.cuda.get_device_name(device)
+        if device.type == 'cuda' else platform.machine())
+    print(f'torch {machine["torch"]}, {machine["device"]}, '
+          f'{machine["threads"]} threads; medians of {args.iters} pairs')
+    print(ROW.format('first / second', 'first [s]', 'second', 'ratio',
+                     'range', 'limit'))
+    results: List[dict] = []
+    for part in args.parts:
+        new = (
+            bench_masks(args, device) if part == 'masks' else
+            [bench_step(part, args, device)])
+        for r in new:
+            print(
+                ROW.format(r['what'], f'{r["first"]:.4f}',
+                           f'{r["second"]:.4f}', f'{r["ratio"]:.3f}',
+                           f'{r["lowest"]:.2f}-{r["highest"]:.2f}',
+                           f'{r["limit"]:.2f}'),
+                flush=True)
+        results += new
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(
+            json.dumps(dict(machine=machine, results=results), indent=2))
+    over = [r['what'] for r in results if r['ratio'] > r['limit']]
+    if over:
+        print(f'Over the limit: {"; ".join(over)}')
+        if args.check:
+            sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()
