@@ -151,14 +151,8 @@ def check_openmmlab() -> None:
         ImportError: If torch, mmengine or mmcv is missing, or if both
             families are installed: they write the same packages.
     """
-    missing = [name for name in REQUIRED if not is_installed(name)]
     hint = (f'"{sys.executable} -m mmsemi.doctor" shows the state of this '
             'environment.')
-    if missing:
-        raise ImportError(
-            f'mmsemi needs {", ".join(REQUIRED)}; not installed here: '
-            f'{", ".join(missing)}. Install what was tested:\n  '
-            f'{install_command(missing)}\n{hint}')
     dists = installed_distributions()
     if openmmlab_family() == 'mixed':
         names = ', '.join(f'{dist.name} {dist.version}' for dist in dists)
@@ -169,6 +163,12 @@ def check_openmmlab() -> None:
             'of the other. Remove all, then install one family:\n  '
             f'{pip_command("uninstall", "-y", *(d.name for d in dists))}\n  '
             f'{install_command()}\n{hint}')
+    missing = [name for name in REQUIRED if not is_installed(name)]
+    if missing:
+        raise ImportError(
+            f'mmsemi needs {", ".join(REQUIRED)}; not installed here: '
+            f'{", ".join(missing)}. Install what was tested:\n  '
+            f'{install_command(missing)}\n{hint}')
     if os.environ.get('MMSEMI_SKIP_VERSION_CHECK') == '1':
         return
     untested = untested_distributions(dists)

@@ -51,11 +51,13 @@ def prepare(args: argparse.Namespace) -> 'Config':  # noqa: F821
         cfg_options=args.cfg_options,
         launcher=args.launcher)
     if args.show_dir:
-        hooks = cfg.setdefault('default_hooks', {})
-        hooks['visualization'] = dict(
+        drawing = dict(
             type='mmdet.DetVisualizationHook',
             draw=True,
             test_out_dir=args.show_dir)
+        cfg.default_hooks = {
+            **(cfg.get('default_hooks') or {}), 'visualization': drawing
+        }
         if cfg.get('visualizer') is None:
             cfg.visualizer = dict(
                 type='mmdet.DetLocalVisualizer', name='visualizer')

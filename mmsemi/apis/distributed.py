@@ -55,8 +55,9 @@ def use_cpu_backend(cfg: Config) -> None:
     """
     if cfg.get('launcher', 'none') == 'none' or torch.cuda.is_available():
         return
-    env_cfg = cfg.setdefault('env_cfg', {})
-    env_cfg.setdefault('dist_cfg', {})['backend'] = 'gloo'
+    env_cfg = cfg.get('env_cfg') or {}
+    dist_cfg = {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}
+    cfg.env_cfg = {**env_cfg, 'dist_cfg': dist_cfg}
     wrapper = cfg.get('model_wrapper_cfg') or dict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,

@@ -1,6 +1,8 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """A toy teacher-student model and runners that train it in a blink."""
+import importlib.util
 import uuid
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 
+from mmsemi.datasets import make_digits
 from mmsemi.methods import TeacherStudent
 
 VIEWS = ('sup', 'unsup_teacher', 'unsup_student')
@@ -139,10 +142,29 @@ def make_runner(work_dir, max_iters=8, **changes):
     return Runner(**settings)
 
 
-@pytest.fixture(autouse=True)
-def plain_environment(monkeypatch):
+@pytest.fixture(scope='session', autouse=True)
+def plain_environment():
     """Keep mmengine from describing the machine, which takes seconds."""
-    monkeypatch.setattr(Runner, '_log_env', lambda self, cfg: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Runner, '_log_env', lambda self, cfg: None)
+        yield
+
+
+@pytest.fixture(scope='session')
+def tiny_training():
+    """module: ``tiny_training.py`` beside this file."""
+    path = Path(__file__).with_name('tiny_training.py')
+    spec = importlib.util.spec_from_file_location('tiny_training', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='session')
+def digits_root(tmp_path_factory):
+    """str: Twelve digit scenes, six of them labelled."""
+    root = tmp_path_factory.mktemp('data') / 'digits'
+    return str(make_digits(root, num_train=12, num_val=2, percents=(50, )))
 
 
 @pytest.fixture

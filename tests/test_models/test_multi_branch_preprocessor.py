@@ -191,7 +191,7 @@ def test_padding_switches_return_after_an_error():
     preprocessor = padding_preprocessor(pad_mask=True)
     batch = mixed_batch()
     batch['inputs']['unsup_teacher'][1] = 'no image'
-    with pytest.raises(Exception):
+    with pytest.raises(TypeError):
         preprocessor(batch, training=True)
     assert preprocessor.data_preprocessor.batch_augments[0].pad_mask
 

@@ -150,10 +150,10 @@ class Finished(NamedTuple):
 
 @pytest.fixture(scope='session')
 def digits(tmp_path_factory) -> Path:
-    """Eight training scenes, four of them labelled, and two others."""
+    """16 training scenes, 8 of them labelled, and 2 others."""
     return make_digits(
         tmp_path_factory.mktemp('digits') / 'data',
-        num_train=8,
+        num_train=16,
         num_val=2,
         percents=(50, ))
 

@@ -109,8 +109,8 @@ def check_view_pipeline(pipeline: Union[Transform, Sequence[Transform]],
     Args:
         pipeline (dict | Callable | Sequence): Configs or built transforms:
             either the view's own pipeline, or a dataset's whole pipeline
-            (``dataset.pipeline`` will do) that ends in a ``MultiBranch``, of which then only the part of
-            this branch is checked.
+            (``dataset.pipeline`` will do) that ends in a ``MultiBranch``, of
+            which then only the part of this branch is checked.
         branch (str): Branch name. For a name that starts with 'unsup' all
             rules hold, for any other only that the view is packed.
 

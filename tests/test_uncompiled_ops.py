@@ -1,0 +1,468 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+"""The torch versions of mmcv's ops against loops and the compiled ops."""
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+import mmsemi  # noqa: F401  (prepares mmcv, before its ops are imported)
+from mmcv import _ext  # isort: skip
+from mmcv.ops import focal_loss, multi_scale_deform_attn, roi_align
+
+from mmsemi import uncompiled_ops as ops
+from mmsemi.compat import UncompiledOps
+
+AVERAGE, MAX = 1, 0
+
+
+def loop_nms(boxes: Tensor, scores: Tensor, iou_threshold: float,
+             offset: int) -> Tensor:
+    """The definition, box by box."""
+    kept = []
+    for index in scores.sort(descending=True)[1].tolist():
+        x1, y1, x2, y2 = boxes[index]
+        for other in kept:
+            a1, b1, a2, b2 = boxes[other]
+            width = (min(x2, a2) - max(x1, a1) + offset).clamp(min=0)
+            height = (min(y2, b2) - max(y1, b1) + offset).clamp(min=0)
+            inter = width * height
+            union = ((x2 - x1 + offset) * (y2 - y1 + offset) +
+                     (a2 - a1 + offset) * (b2 - b1 + offset) - inter)
+            if inter / union > iou_threshold:
+                break
+        else:
+            kept.append(index)
+    return torch.tensor(kept, dtype=torch.long)
+
+
+def loop_sample(image: Tensor, y: float, x: float) -> Tensor:
+    """Read (C, H, W) at one point, as RoIAlign does."""
+    height, width = image.shape[1:]
+    if y < -1 or y > height or x < -1 or x > width:
+        return image.new_zeros(len(image))
+    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    top, left = int(y), int(x)
+    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+    dy, dx = y - top, x - left
+    return ((1 - dy) * (1 - dx) * image[:, top, left] + (1 - dy) * dx *
+            image[:, top, right] + dy * (1 - dx) * image[:, bottom, left] +
+            dy * dx * image[:, bottom, right])
+
+
+def loop_roi_align(input: Tensor,
+                   rois: Tensor,
+                   size: tuple,
+                   spatial_scale: float = 1.0,
+                   sampling_ratio: int = -1,
+                   aligned: bool = False) -> Tensor:
+    """The definition, sample by sample; differentiable."""
+    output = []
+    for number, *corners in rois.tolist():
+        shift = 0.5 if aligned else 0.0
+        x1, y1, x2, y2 = (c * spatial_scale - shift for c in corners)
+        width, height = x2 - x1, y2 - y1
+        if not aligned:
+            width, height = max(width, 1), max(height, 1)
+        bin_h, bin_w = height / size[0], width / size[1]
+        grid_h = sampling_ratio if sampling_ratio > 0 else -int(-bin_h // 1)
+        grid_w = sampling_ratio if sampling_ratio > 0 else -int(-bin_w // 1)
+        for row in range(size[0]):
+            for column in range(size[1]):
+                samples = [
+                    loop_sample(input[int(number)],
+                                y1 + (row + (iy + .5) / grid_h) * bin_h,
+                                x1 + (column + (ix + .5) / grid_w) * bin_w)
+                    for iy in range(grid_h) for ix in range(grid_w)
+                ]
+                output.append(
+                    torch.stack(samples).mean(0) if samples else input.
+                    new_zeros(input.size(1)))
+    return torch.stack(output).view(len(rois), *size,
+                                    input.size(1)).permute(0, 3, 1, 2)
+
+
+def align(module, input: Tensor, rois: Tensor, size: tuple, scale: float,
+          ratio: int, aligned: bool) -> tuple:
+    """Call forward and backward of an op module as mmcv does."""
+    output = input.new_zeros(len(rois), input.size(1), *size)
+    empty = input.new_zeros(0)
+    settings = dict(
+        aligned_height=size[0],
+        aligned_width=size[1],
+        spatial_scale=scale,
+        sampling_ratio=ratio,
+        pool_mode=AVERAGE,
+        aligned=aligned)
+    module.roi_align_forward(input, rois, output, empty, empty, **settings)
+    gradient = torch.zeros_like(input)
+    module.roi_align_backward(
+        torch.linspace(-1, 1, output.numel()).view_as(output), rois, empty,
+        empty, gradient, **settings)
+    return output, gradient
+
+
+def align_by_loop(input: Tensor, rois: Tensor, size: tuple, scale: float,
+                  ratio: int, aligned: bool) -> tuple:
+    input = input.clone().requires_grad_()
+    output = loop_roi_align(input, rois, size, scale, ratio, aligned)
+    output.backward(torch.linspace(-1, 1, output.numel()).view_as(output))
+    return output.detach(), input.grad
+
+
+NMS_REFERENCES = [loop_nms]
+ALIGN_REFERENCES = [align_by_loop]
+# Without compiled ops this is the placeholder: then the loops are all there
+# is to compare with.
+if not hasattr(_ext, '__mmsemi_placeholder__'):
+    NMS_REFERENCES.append(_ext.nms)
+    ALIGN_REFERENCES.append(lambda *args: align(_ext, *args))
+
+
+@pytest.fixture(autouse=True)
+def no_torchvision(monkeypatch):
+    """Test the torch path, also where torchvision is installed."""
+    monkeypatch.setattr(ops, 'torchvision_ops', lambda: None)
+
+
+def random_boxes(number: int, seed: int) -> tuple:
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.rand(number, 2, generator=generator) * 60
+    side = torch.rand(number, 2, generator=generator) * 30
+    scores = torch.rand(number, generator=generator)
+    return torch.cat([start, start + side], dim=1), scores
+
+
+@pytest.mark.parametrize('reference', NMS_REFERENCES)
+@pytest.mark.parametrize('offset', [0, 1])
+@pytest.mark.parametrize('threshold', [0.0, 0.3, 0.7])
+def test_nms_equals(reference, offset, threshold, monkeypatch) -> None:
+    # A small block, so that boxes are settled in several rounds.
+    monkeypatch.setattr(ops, 'NMS_BLOCK', 16)
+    for seed, number in enumerate((1, 2, 40, 60)):
+        boxes, scores = random_boxes(number, seed)
+        if number == 60:
+            boxes[1:5] = boxes[0]  # the same box
+            boxes[6, 2:] = boxes[6, :2]  # no area
+            boxes[7] = boxes[7, [2, 3, 0, 1]]  # turned inside out
+            boxes[8] += 1e4
+        expected = reference(
+            boxes, scores, iou_threshold=threshold, offset=offset)
+        kept = ops.nms(boxes, scores, iou_threshold=threshold, offset=offset)
+        assert kept.dtype == torch.long
+        assert kept.tolist() == expected.tolist()
+
+
+def test_nms_by_hand() -> None:
+    boxes = torch.tensor([[0., 0, 4, 4], [0, 0, 4, 2], [10, 10, 12, 12],
+                          [0, 2, 4, 4]])
+    scores = torch.tensor([.2, .9, .5, .4])
+    # Boxes 1 and 0 have an IoU of exactly 1/2, which is not above it.
+    assert ops.nms(boxes, scores, 0.5, 0).tolist() == [1, 2, 3, 0]
+    assert ops.nms(boxes, scores, 0.49, 0).tolist() == [1, 2, 3]
+    # With offset 1 they are 5 x 3 and 5 x 5: 15 / 25; 1 and 3 share a row.
+    assert ops.nms(boxes, scores, 0.59, 1).tolist() == [1, 2, 3]
+    assert ops.nms(boxes, scores, 0.61, 1).tolist() == [1, 2, 3, 0]
+    assert ops.nms(boxes, scores, 0.2, 1).tolist() == [1, 2, 3][:1] + [2, 3]
+    assert ops.nms(boxes, scores, 0.19, 1).tolist() == [1, 2]
+
+
+def test_nms_chain_is_greedy() -> None:
+    # Each box overlaps its neighbours alone: every second one stays.
+    start = torch.arange(101.)
+    boxes = torch.stack(
+        [start, torch.zeros(101), start + 1.5,
+         torch.ones(101)], dim=1)
+    kept = ops.nms(boxes, 1 - start / 200, 0.2, 0)
+    assert kept.tolist() == list(range(0, 101, 2))
+
+
+@pytest.mark.parametrize('dtype',
+                         [torch.float16, torch.bfloat16, torch.float64])
+def test_nms_of_other_types(dtype) -> None:
+    boxes, scores = random_boxes(50, 0)
+    boxes, scores = boxes.to(dtype), scores.to(dtype)
+    expected = loop_nms(
+        boxes if dtype == torch.float64 else boxes.float(), scores, .3, 0)
+    assert ops.nms(boxes, scores, 0.3, 0).tolist() == expected.tolist()
+
+
+def test_nms_of_nothing() -> None:
+    kept = ops.nms(torch.zeros(0, 4), torch.zeros(0), 0.5, 0)
+    assert kept.shape == (0, ) and kept.dtype == torch.long
+
+
+def random_rois(aligned: bool, height: float, width: float) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    corners = torch.rand(14, 2, 2, generator=generator) * 1.6 - 0.3
+    corners = corners * torch.tensor([width, height])
+    low, high = corners.min(1)[0], corners.max(1)[0]
+    high[0] = low[0]  # a point
+    high[1, 0] = low[1, 0]  # a line
+    low[2], high[2] = -90, -80  # outside
+    low[3], high[3] = -40, 120  # larger than the image
+    low[4], high[4] = torch.tensor([width, height]) - .5, 200
+    if not aligned:
+        high[5] = low[5] - 3  # inside out; the compiled op refuses it aligned
+    number = torch.arange(14.)[:, None] % 2
+    return torch.cat([number, low, high], dim=1)
+
+
+@pytest.mark.parametrize('reference', ALIGN_REFERENCES)
+@pytest.mark.parametrize('aligned', [True, False])
+@pytest.mark.parametrize('ratio', [0, 1, 3])
+@pytest.mark.parametrize('size, scale', [((3, 2), 0.5), ((1, 5), 1.0)])
+def test_roi_align_equals(reference, aligned, ratio, size, scale,
+                          monkeypatch) -> None:
+    # A small limit, so that one box is split into several matrices.
+    monkeypatch.setattr(ops, 'ROI_ALIGN_WEIGHTS', 50)
+    generator = torch.Generator().manual_seed(0)
+    input = torch.randn(2, 3, 9, 7, generator=generator)
+    rois = random_rois(aligned, 9 / scale, 7 / scale)
+    arguments = (input, rois, size, scale, ratio, aligned)
+    output, gradient = align(ops, *arguments)
+    expected_output, expected_gradient = reference(*arguments)
+    torch.testing.assert_close(output, expected_output, rtol=0, atol=1e-5)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('reference', ALIGN_REFERENCES[1:] or [
+    lambda input, rois, *args: align(ops, input.double(), rois.double(), *args)
+])
+def test_roi_align_at_the_size_of_training(reference) -> None:
+    generator = torch.Generator().manual_seed(1)
+    input = torch.randn(2, 8, 50, 40, generator=generator)
+    start = torch.rand(64, 2, generator=generator) * 120
+    side = torch.rand(64, 2, generator=generator) * 80
+    number = torch.arange(64.)[:, None] % 2
+    rois = torch.cat([number, start, start + side], dim=1)
+    arguments = (input, rois, (7, 7), 0.25, 0, True)
+    for value, expected in zip(align(ops, *arguments), reference(*arguments)):
+        torch.testing.assert_close(
+            value, expected.to(value.dtype), rtol=0, atol=1e-5)
+
+
+def test_roi_align_by_hand() -> None:
+    input = torch.arange(16.).view(1, 1, 4, 4)
+    rois = torch.tensor([[0, 0., 0, 2, 2], [0, 1, 1, 3, 3]])
+    output, _ = align(ops, input, rois, (1, 1), 1.0, 0, True)
+    # Pixels 0 1 4 5 and 5 6 9 10 lie in the boxes.
+    assert output.flatten().tolist() == [2.5, 7.5]
+    output, gradient = align(ops, input, rois[:1], (2, 2), 1.0, 1, True)
+    assert output.flatten().tolist() == [0, 1, 4, 5]
+    # The gradient of the four bins is -1, -1/3, 1/3 and 1.
+    torch.testing.assert_close(gradient[0, 0, :2, :2],
+                               torch.tensor([[-1, -1 / 3], [1 / 3, 1]]))
+    assert gradient.count_nonzero() == 4
+
+
+def test_roi_align_adds_to_the_gradient() -> None:
+    input = torch.ones(1, 1, 4, 4)
+    rois = torch.tensor([[0, 0., 0, 2, 2]])
+    gradient = torch.full_like(input, 5)
+    empty = input.new_zeros(0)
+    ops.roi_align_backward(
+        torch.ones(1, 1, 1, 1),
+        rois,
+        empty,
+        empty,
+        gradient,
+        aligned_height=1,
+        aligned_width=1,
+        spatial_scale=1.0,
+        sampling_ratio=0,
+        pool_mode=AVERAGE,
+        aligned=True)
+    expected = torch.full_like(input, 5)
+    expected[..., :2, :2] += 0.25
+    assert torch.equal(gradient, expected)
+
+
+def test_roi_align_of_nothing_and_of_broken_boxes() -> None:
+    input = torch.ones(1, 2, 4, 4)
+    output, gradient = align(ops, input, torch.zeros(0, 5), (3, 3), 1., 0,
+                             True)
+    assert output.shape == (0, 2, 3, 3) and not gradient.any()
+    nan, inf = float('nan'), float('inf')
+    rois = torch.tensor([[0, nan, 0, 2, 2], [0, 0, 0, inf, 2], [0, 0, 0, 2,
+                                                                2]])
+    output, gradient = align(ops, input, rois, (1, 1), 1.0, 0, True)
+    assert output.view(3, 2).tolist() == [[0, 0], [0, 0], [1, 1]]
+    assert gradient.isfinite().all()
+    with pytest.raises(IndexError, match='one of the 1 images.* 3.0'):
+        align(ops, input, torch.tensor([[3, 0., 0, 2, 2]]), (1, 1), 1., 0,
+              True)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_roi_align_rounds_only_its_result(dtype) -> None:
+    input = torch.randn(1, 2, 8, 8).to(dtype)
+    rois = torch.tensor([[0, 1., 1, 6.5, 7], [0, 0, 0, 3, 3]]).to(dtype)
+    output, gradient = align(ops, input, rois, (2, 2), 1.0, 2, True)
+    exact, exact_gradient = align(ops, input.float(), rois.float(), (2, 2),
+                                  1.0, 2, True)
+    assert torch.equal(output, exact.to(dtype))
+    torch.testing.assert_close(gradient.float(), exact_gradient, rtol=1e-2,
+                               atol=1e-2)
+
+
+def test_roi_align_under_autocast_computes_in_full() -> None:
+    input = torch.randn(1, 2, 8, 8)
+    rois = torch.tensor([[0, 1., 1, 6.5, 7]])
+    arguments = (input, rois, (3, 3), 1.0, 0, True)
+    expected = align(ops, *arguments)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        result = align(ops, *arguments)
+    assert torch.equal(result[0], expected[0])
+    assert torch.equal(result[1], expected[1])
+
+
+@pytest.mark.parametrize('function',
+                         [ops.roi_align_forward, ops.roi_align_backward])
+def test_roi_align_refuses_max(function) -> None:
+    input, empty = torch.ones(1, 1, 4, 4), torch.zeros(0)
+    with pytest.raises(RuntimeError, match="pool_mode='max'"):
+        function(
+            input,
+            torch.zeros(1, 5),
+            input,
+            empty,
+            empty,
+            aligned_height=1,
+            aligned_width=1,
+            spatial_scale=1.0,
+            sampling_ratio=0,
+            pool_mode=MAX,
+            aligned=True)
+
+
+def test_roi_align_of_mmcv_is_differentiable(monkeypatch) -> None:
+    monkeypatch.setattr(roi_align, 'ext_module', UncompiledOps())
+    input = torch.randn(1, 2, 6, 6, dtype=torch.float64, requires_grad=True)
+    rois = torch.tensor([[0, 0.3, 1.1, 4.2, 5.7]], dtype=torch.float64)
+    layer = roi_align.RoIAlign((2, 3), 1.0, sampling_ratio=0, aligned=True)
+    torch.autograd.gradcheck(lambda x: layer(x, rois), input)
+
+
+@pytest.fixture
+def vision(monkeypatch):
+    """A torchvision that records its calls; the real one is not needed."""
+    calls = []
+
+    def nms(boxes, scores, iou_threshold):
+        calls.append(('nms', iou_threshold))
+        return loop_nms(boxes, scores, iou_threshold, 0)
+
+    def align_boxes(input, rois, size, spatial_scale, sampling_ratio,
+                    aligned):
+        calls.append(('roi_align', size, spatial_scale, sampling_ratio,
+                      aligned))
+        return loop_roi_align(input, rois, size, spatial_scale,
+                              sampling_ratio, aligned)
+
+    fake = SimpleNamespace(nms=nms, roi_align=align_boxes, calls=calls)
+    monkeypatch.setattr(ops, 'torchvision_ops', lambda: fake)
+    return fake
+
+
+def test_torchvision_serves_nms_without_offset(vision) -> None:
+    boxes, scores = random_boxes(30, 0)
+    for offset, calls in ((0, [('nms', 0.3)]), (1, [('nms', 0.3)])):
+        kept = ops.nms(boxes, scores, iou_threshold=0.3, offset=offset)
+        expected = loop_nms(boxes, scores, 0.3, offset)
+        assert kept.tolist() == expected.tolist()
+        assert vision.calls == calls
+
+
+def test_torchvision_serves_roi_align(vision, monkeypatch) -> None:
+    input = torch.randn(2, 3, 9, 7)
+    arguments = (input, random_rois(True, 18, 14), (3, 2), 0.5, 2, True)
+    output, gradient = align(ops, *arguments)
+    assert vision.calls == [('roi_align', (3, 2), 0.5, 2, True)] * 2
+    monkeypatch.setattr(ops, 'torchvision_ops', lambda: None)
+    expected_output, expected_gradient = align(ops, *arguments)
+    torch.testing.assert_close(output, expected_output, rtol=0, atol=1e-5)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-5)
+
+
+def test_torchvision_is_looked_up_once_and_may_be_broken(
+        tmp_path, monkeypatch) -> None:
+    monkeypatch.undo()
+    look_up = ops.torchvision_ops.__wrapped__
+    fake = ModuleType('torchvision')
+    fake.ops = SimpleNamespace()
+    monkeypatch.setitem(sys.modules, 'torchvision', fake)
+    assert look_up() is fake.ops
+    monkeypatch.setitem(sys.modules, 'torchvision', None)
+    assert look_up() is None
+    # What torchvision raises when it was built for another torch.
+    (tmp_path / 'torchvision.py').write_text(
+        'raise RuntimeError("operator torchvision::nms does not exist")')
+    monkeypatch.delitem(sys.modules, 'torchvision')
+    monkeypatch.syspath_prepend(tmp_path)
+    assert look_up() is None
+
+
+def test_deformable_attention_equals_mmcv(monkeypatch) -> None:
+    monkeypatch.setattr(multi_scale_deform_attn, 'ext_module',
+                        UncompiledOps())
+    shapes = torch.tensor([[4, 3], [2, 2]])
+    start = torch.tensor([0, 12])
+    generator = torch.Generator().manual_seed(0)
+
+    def inputs() -> list:
+        generator.manual_seed(0)
+        return [
+            torch.rand(*shape, generator=generator).requires_grad_()
+            for shape in ((2, 16, 2, 5), (2, 6, 2, 2, 3, 2), (2, 6, 2, 2, 3))
+        ]
+
+    value, locations, weights = ours = inputs()
+    output = multi_scale_deform_attn.MultiScaleDeformableAttnFunction.apply(
+        value, shapes, start, locations, weights, 64)
+    theirs = inputs()
+    expected = multi_scale_deform_attn.multi_scale_deformable_attn_pytorch(
+        theirs[0], shapes, theirs[1], theirs[2])
+    assert torch.equal(output, expected)
+    for result in (output, expected):
+        result.square().sum().backward()
+    for tensor, other in zip(ours, theirs):
+        assert other.grad.abs().sum() > 0
+        torch.testing.assert_close(tensor.grad, other.grad)
+
+
+@pytest.mark.parametrize('gamma', [0.0, 2.0, 1.5])
+@pytest.mark.parametrize('weighted', [False, True])
+def test_focal_loss_equals_its_definition(gamma, weighted,
+                                          monkeypatch) -> None:
+    monkeypatch.setattr(focal_loss, 'ext_module', UncompiledOps())
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 3, generator=generator, dtype=torch.float64) * 4
+    # 3 is background, which has no weight of its own.
+    target = torch.tensor([0, 2, 1, 1, 0, 2 if weighted else 3])
+    weight = torch.tensor([.5, 2, 3.]).double() if weighted else None
+    ours = logits.clone().requires_grad_()
+    loss = focal_loss.sigmoid_focal_loss(ours, target, gamma, 0.25, weight,
+                                         'none')
+    theirs = logits.clone().requires_grad_()
+    p = theirs.sigmoid()
+    positive = torch.nn.functional.one_hot(target, 4)[:, :3].bool()
+    expected = torch.where(positive, -0.25 * (1 - p)**gamma * p.log(),
+                           -0.75 * p**gamma * (1 - p).log())
+    if weighted:
+        expected = expected * weight[target][:, None]
+    torch.testing.assert_close(loss, expected)
+    loss.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_focal_loss_of_extreme_logits_is_finite() -> None:
+    logits = torch.tensor([[1e4, -1e4]])
+    target, weight = torch.tensor([1]), torch.zeros(0)
+    loss, gradient = torch.zeros(1, 2), torch.zeros(1, 2)
+    ops.sigmoid_focal_loss_forward(logits, target, weight, loss, 2.0, 0.25)
+    ops.sigmoid_focal_loss_backward(logits, target, weight, gradient, 2., .25)
+    assert loss.tolist() == [[7500, 2500]]
+    assert gradient.tolist() == [[0.75, -0.25]]
