@@ -48,7 +48,7 @@ def ranks(tiny_training, digits_root, tmp_path_factory):
     ]
     try:
         for rank, process in enumerate(processes):
-            code = process.wait(timeout=150)
+            code = process.wait(timeout=300)
             assert code == 0, (work_dir / f'{rank}.err').read_text()[-3000:]
     finally:
         for process in processes:
