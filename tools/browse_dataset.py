@@ -1,10 +1,12 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """Save pictures of what a training sees: every view with its labels."""
 import argparse
+import itertools
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Iterable, Tuple
 
 import numpy as np
+from PIL import Image
 
 from mmsemi.apis.cli import add_cfg_options, usage_errors
 
@@ -37,85 +39,55 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def draw_samples(config: Any, number: int,
-                 seed: int) -> Iterator[Tuple[str, np.ndarray]]:
-    """Yield the name and the picture of each sample."""
+def build_data(config: Any, seed: int) -> Tuple[Any, Iterable[int]]:
+    """Return the training data and the order of its samples."""
     from mmengine.registry import (DATA_SAMPLERS, DATASETS,
                                    init_default_scope)
     from mmengine.runner import set_random_seed
     init_default_scope(config.get('default_scope', 'mmdet'))
-    loader = config.train_dataloader
-    dataset = DATASETS.build(loader.dataset)
+    dataset = DATASETS.build(config.train_dataloader.dataset)
     set_random_seed(seed)
-    sampler = loader.get('sampler') or dict(type='InfiniteSampler')
-    sampler = DATA_SAMPLERS.build({**sampler, 'seed': seed},
-                                  default_args=dict(dataset=dataset))
-    for position, index in zip(range(number), sampler):
-        name, panel = draw_sample(dataset[index], dataset.metainfo)
-        yield f'{position:04d}_{name}.png', panel
+    sampler = config.train_dataloader.get('sampler') or dict(
+        type='InfiniteSampler')
+    return dataset, DATA_SAMPLERS.build({**sampler, 'seed': seed},
+                                        default_args=dict(dataset=dataset))
 
 
 def draw_sample(sample: dict, metainfo: dict) -> Tuple[str, np.ndarray]:
     """Return the image's name and its views side by side (H, W, 3), RGB."""
-    from mmsemi.visualization import (draw_instances, fitting_scale,
-                                      pseudo_label_panel)
+    from mmsemi.visualization.drawing import (draw_instances, fitting_scale,
+                                              pseudo_label_panel)
     inputs, samples = sample['inputs'], sample['data_samples']
     if not isinstance(inputs, dict):
         inputs, samples = dict(sup=inputs), dict(sup=samples)
-    columns, stem = [], ''
+    columns, names = [], []
     for view, image in inputs.items():
         if image is None:
             continue
-        data_sample = samples[view]
-        stem = Path(data_sample.get('img_path', view)).stem
         # mmcv loads BGR.
         picture = np.ascontiguousarray(
             image.flip(0).permute(1, 2, 0).clamp(0, 255).byte().numpy())
-        scale = fitting_scale(*picture.shape[:2])
-        instances = shown_instances(data_sample)
-        title = f'{view}: no labels'
-        if instances is not None:
-            hidden = ' hidden' if view.startswith('unsup') else ''
-            title = f'{view}: {len(instances)}{hidden} labels'
-            picture = draw_instances(
-                picture,
-                instances,
-                metainfo.get('classes'),
-                metainfo.get('palette'),
-                scale=scale)
-        else:
-            picture = draw_instances(
-                picture, no_instances(), scale=scale)
-        columns.append((title, picture))
-    return f'{columns[0][0].split(":")[0]}_{stem}', pseudo_label_panel(columns)
+        instances = labels_of(samples[view])
+        kind = 'hidden labels' if view.startswith('unsup') else 'labels'
+        columns.append((f'{view}: {len(instances) or "no"} {kind}',
+                        draw_instances(
+                            picture,
+                            instances,
+                            metainfo.get('classes'),
+                            metainfo.get('palette'),
+                            scale=fitting_scale(*picture.shape[:2]))))
+        names.append(f'{view}_{Path(samples[view].get("img_path", "")).stem}')
+    return names[0], pseudo_label_panel(columns)
 
 
-def shown_instances(data_sample: Any) -> Optional[Any]:
-    """Return the annotations of a view, if it has any."""
-    instances = data_sample.get('gt_instances')
-    if instances is None or not len(instances):
-        return None
-    return instances
-
-
-def no_instances() -> Any:
-    """Return an empty annotation."""
+def labels_of(data_sample: Any) -> 'InstanceData':  # noqa: F821
+    """Return the annotations of a view, empty where it has none."""
     import torch
     from mmengine.structures import InstanceData
+    if 'gt_instances' in data_sample and len(data_sample.gt_instances):
+        return data_sample.gt_instances
     return InstanceData(
         bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
-
-
-def save(pictures: Iterator[Tuple[str, np.ndarray]],
-         out_dir: Path) -> List[Path]:
-    """Write the pictures and return their paths."""
-    from PIL import Image
-    out_dir.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, picture in pictures:
-        paths.append(out_dir / name)
-        Image.fromarray(picture).save(paths[-1])
-    return paths
 
 
 def main() -> None:
@@ -128,10 +100,15 @@ def main() -> None:
         config = load_config(args.config, args.cfg_options)
         if config.get('train_dataloader') is None:
             raise ValueError(f'{args.config} has no train_dataloader.')
-        paths = save(
-            draw_samples(config, args.number, args.seed),
-            Path(args.output_dir))
-    print(f'{len(paths)} pictures in {args.output_dir}')
+        dataset, order = build_data(config, args.seed)
+    out_dir = Path(args.output_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    number = 0
+    for index in itertools.islice(order, args.number):
+        name, panel = draw_sample(dataset[index], dataset.metainfo)
+        Image.fromarray(panel).save(out_dir / f'{number:04d}_{name}.png')
+        number += 1
+    print(f'{number} pictures in {out_dir}')
 
 
 if __name__ == '__main__':

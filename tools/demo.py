@@ -21,12 +21,12 @@ from mmsemi.datasets.digits import make_digits
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {
     'supervised':
-    ROOT / 'configs/supervised/supervised_solov2_digits-2k_digits-5p.py',
+    ROOT / 'configs/supervised/supervised_solov2_r18-fpn_1xb8-2k_digits-2p.py',
     'mean teacher':
-    ROOT / 'configs/mean_teacher/mean-teacher_solov2_digits-2k_digits-5p.py'
+    ROOT / 'configs/mean_teacher/mean-teacher_solov2_r18-fpn_1xb24-2k_digits-2p.py'
 }
 RECORDED = ROOT / 'configs/mean_teacher/digits_results.json'
-PERCENT = 5
+PERCENT = 2
 METRICS = ('coco/segm_mAP', 'coco/segm_mAP_50')
 
 
@@ -181,6 +181,8 @@ def main() -> None:
     start = time.time()
     data_root = make_digits(
         work_dir / 'data',
+        image_size=48,
+        digits_per_scene=(1, 2),
         percents=(PERCENT, ),
         split_seeds=args.seeds,
         progress=True)

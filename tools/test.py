@@ -72,15 +72,12 @@ def main() -> None:
         cfg = prepare(args)
     from mmengine.dist import is_main_process
 
-    from mmsemi.apis import build_runner
-    runner = build_runner(cfg)
-    if args.out and args.out.endswith('.pkl'):
-        from mmdet.evaluation import DumpDetResults
-        runner.test_evaluator.metrics.append(
-            DumpDetResults(out_file_path=args.out))
-    metrics = runner.test()
-    if args.out and args.out.endswith('.json') and is_main_process():
-        Path(args.out).write_text(json.dumps(metrics, indent=2) + '\n')
+    from mmsemi.apis import run_testing
+    out = Path(args.out or '')
+    metrics = run_testing(
+        cfg, predictions=out if out.suffix == '.pkl' else None)
+    if out.suffix == '.json' and is_main_process():
+        out.write_text(json.dumps(metrics, indent=2) + '\n')
 
 
 if __name__ == '__main__':

@@ -46,7 +46,7 @@ def main() -> None:
     args = parser.parse_args()
     export_local_rank(args)
     with usage_errors(parser):
-        from mmsemi.apis import build_runner, prepare_training
+        from mmsemi.apis import prepare_training, run_training
         cfg = prepare_training(
             args.config,
             work_dir=args.work_dir,
@@ -56,7 +56,7 @@ def main() -> None:
             seed=args.seed,
             cfg_options=args.cfg_options,
             launcher=args.launcher)
-    build_runner(cfg).train()
+    run_training(cfg)
 
 
 if __name__ == '__main__':

@@ -15,6 +15,8 @@ _MODULES = dict(
     load_config='configs',
     prepare_testing='training',
     prepare_training='training',
+    run_testing='training',
+    run_training='training',
     train='training')
 
 __all__ = sorted(_MODULES)

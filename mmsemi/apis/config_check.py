@@ -18,11 +18,12 @@ from mmsemi.methods import TeacherStudent
 from mmsemi.methods.teacher_student import VIEWS
 from .class_check import class_problems, leaf_datasets
 from .configs import ConfigLike, load_config
+from .data_files import (LOADERS, broken_file_named, data_sources,
+                         source_files)
 from .type_check import Finding, check_types, resolve_type
 
 #: Annotations of more bytes are not read a second time.
 LARGE_FILE = 50 * 2**20
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def check_config(config: ConfigLike,
@@ -108,7 +109,8 @@ def _check_loader(cfg: Config, field: str, model: Optional[nn.Module],
                   load_data: bool, classes: Dict[str, Any]) -> List[Finding]:
     loader = cfg[field]
     findings = []
-    sources = list(_sources(loader.get('dataset', {}), f'{field}.dataset'))
+    sources = list(
+        data_sources(loader.get('dataset', {}), f'{field}.dataset'))
     pipelines = []
     for where, source in sources:
         pipeline, problem = _build_pipeline(source, f'{where}.pipeline')
@@ -120,16 +122,16 @@ def _check_loader(cfg: Config, field: str, model: Optional[nn.Module],
     findings += _check_classes(loader, field, model, classes)
     if not load_data or any(f.level == 'error' for f in findings):
         return findings
-    missing = [
-        path for _, source in sources for path in _files(source)
-        if '://' not in path and not osp.exists(path)
-    ]
+    files = {path for _, source in sources for path in source_files(source)}
+    missing = sorted(path for path in files if not osp.exists(path))
     if missing:
+        # With none of the files here, the data are simply elsewhere.
+        level = 'note' if len(missing) == len(files) else 'error'
         return findings + [
-            Finding('note', field, 'not loaded, because there is no '
-                    f'{", ".join(sorted(set(missing)))}')
+            Finding(level, field,
+                    f'not loaded, because there is no {", ".join(missing)}')
         ]
-    return findings + _check_data(loader, field, model)
+    return findings + _check_data(cfg, field, model)
 
 
 def _check_views(cfg: Config, sources: List[Tuple[str, Mapping]],
@@ -278,12 +280,13 @@ def _check_category_order(dataset: Any, where: str) -> List[Finding]:
     return findings
 
 
-def _check_data(loader: Mapping, field: str,
+def _check_data(cfg: Config, field: str,
                 model: Optional[nn.Module]) -> List[Finding]:
     where = f'{field}.dataset'
     try:
-        dataset = DATASETS.build(loader['dataset'])
-        getattr(dataset, 'full_init', lambda: None)()
+        with broken_file_named(cfg):
+            dataset = DATASETS.build(cfg[field]['dataset'])
+            getattr(dataset, 'full_init', lambda: None)()
     except Exception as error:
         return [Finding('error', where, _text(error))]
     findings = [
@@ -309,17 +312,6 @@ def _check_data(loader: Mapping, field: str,
     return findings
 
 
-def _sources(dataset: Mapping, where: str) -> Iterator[Tuple[str, Mapping]]:
-    """Yield the configs of datasets that read files."""
-    if 'datasets' in dataset:
-        for i, child in enumerate(dataset['datasets']):
-            yield from _sources(child, f'{where}.datasets[{i}]')
-    elif isinstance(dataset.get('dataset'), Mapping):
-        yield from _sources(dataset['dataset'], f'{where}.dataset')
-    else:
-        yield where, dataset
-
-
 def _build_pipeline(source: Mapping,
                     where: str) -> Tuple[Optional[list], List[Finding]]:
     built = []
@@ -332,17 +324,6 @@ def _build_pipeline(source: Mapping,
         except Exception as error:
             return None, [Finding('error', f'{where}[{i}]', _text(error))]
     return built, []
-
-
-def _files(source: Mapping) -> Iterator[str]:
-    """Yield the files and folders that a dataset reads."""
-    root = source.get('data_root') or ''
-    for key in ('ann_file', 'list_file', 'img_dir'):
-        if source.get(key):
-            yield osp.join(root, source[key])
-    for path in (source.get('data_prefix') or {}).values():
-        if isinstance(path, str) and path:
-            yield osp.join(root, path)
 
 
 def _text(error: Exception) -> str:

@@ -17,9 +17,9 @@ from mmengine.registry import init_default_scope
 from mmsemi.methods import load_segmentor_config
 from mmsemi.registry import DATASETS
 from mmsemi.version import __version__
+from .checkpoints import load_checkpoint_file
 from .configs import ConfigLike, config_name, load_config
-from .inference import (dataset_meta, init_model, load_checkpoint_file,
-                        plain)
+from .inference import dataset_meta, init_model, plain
 from .training import set_predictor
 
 

@@ -1,17 +1,19 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """Train and test from a config."""
 import os.path as osp
-import zipfile
 from pathlib import Path
 from typing import Any, Mapping, Optional, Union
 
 from mmengine.config import Config
 from mmengine.dist import all_gather_object
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
+from .checkpoints import (check_teacher, latest_checkpoint,
+                          load_checkpoint_file)
 from .class_check import ClassCheckHook
 from .configs import ConfigLike, config_name, load_config
+from .data_files import broken_file_named
 from .distributed import check_launcher, init_cpu_processes, use_cpu_backend
 
 
@@ -25,9 +27,43 @@ def train(config: ConfigLike, **options: Any) -> Runner:
     Returns:
         Runner: After the training; its ``model`` is the trained one.
     """
-    runner = build_runner(prepare_training(config, **options))
-    runner.train()
+    return run_training(prepare_training(config, **options))
+
+
+def run_training(cfg: Config) -> Runner:
+    """Train with a prepared config.
+
+    Args:
+        cfg (Config): From :func:`prepare_training`.
+
+    Returns:
+        Runner: After the training.
+    """
+    runner = build_runner(cfg)
+    with broken_file_named(cfg):
+        runner.train()
     return runner
+
+
+def run_testing(cfg: Config,
+                predictions: Optional[Union[str, Path]] = None) -> dict:
+    """Evaluate with a prepared config.
+
+    Args:
+        cfg (Config): From :func:`prepare_testing`.
+        predictions (str or Path, optional): Pickle file to write the
+            predictions to. Defaults to None.
+
+    Returns:
+        dict[str, float]: The metrics.
+    """
+    runner = build_runner(cfg)
+    if predictions is not None:
+        from mmdet.evaluation import DumpDetResults
+        runner.test_evaluator.metrics.append(
+            DumpDetResults(out_file_path=str(predictions)))
+    with broken_file_named(cfg):
+        return runner.test()
 
 
 def prepare_training(config: ConfigLike,
@@ -106,7 +142,8 @@ def prepare_testing(config: ConfigLike,
 
     Raises:
         FileNotFoundError: If the config or the checkpoint is missing.
-        ValueError: If an option does not fit the config.
+        ValueError: If an option does not fit the config, or the checkpoint
+            does not hold the model that is to be tested.
     """
     cfg = _prepare(config, work_dir, cfg_options, launcher)
     for field in ('test_dataloader', 'test_cfg', 'test_evaluator'):
@@ -116,6 +153,9 @@ def prepare_testing(config: ConfigLike,
     if which is not None:
         set_predictor(cfg, which)
     _check_local_file(str(checkpoint), 'checkpoint')
+    if '://' not in str(checkpoint):
+        _check_weights(cfg, load_checkpoint_file(checkpoint)['state_dict'],
+                       which)
     cfg.load_from = str(checkpoint)
     cfg.resume = False
     return cfg
@@ -161,38 +201,6 @@ def set_predictor(cfg: Config, which: str) -> None:
             f'The config\'s model is a plain {cfg.model.get("type")}, which '
             f'has no {which}. Leave --model out.')
     cfg.model.predict_on = which
-
-
-def latest_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
-    """Find the newest complete checkpoint of a training.
-
-    A training that was killed while it wrote leaves half a checkpoint, and
-    one whose folder was moved notes a path that is no more.
-
-    Args:
-        work_dir (str or Path): Folder of the training.
-
-    Returns:
-        str or None: The path; None if there is no complete checkpoint.
-    """
-    work_dir = Path(work_dir)
-    candidates = []
-    if (work_dir / 'last_checkpoint').is_file():
-        noted = find_latest_checkpoint(str(work_dir))
-        if noted:
-            candidates = [Path(noted), work_dir / Path(noted).name]
-    numbered = [
-        path for path in work_dir.glob('*_*.pth')
-        if path.stem.split('_')[0] in ('iter', 'epoch')
-        and path.stem.split('_')[1].isdigit()
-    ]
-    candidates += sorted(
-        numbered, key=lambda path: int(path.stem.split('_')[1]), reverse=True)
-    for path in candidates:
-        # The table of contents is what a checkpoint ends with.
-        if path.is_file() and zipfile.is_zipfile(path):
-            return str(path)
-    return None
 
 
 def _prepare(config: ConfigLike, work_dir: Optional[Union[str, Path]],
@@ -248,6 +256,28 @@ def _check_same_start(cfg: Config) -> None:
             f'The processes found different checkpoints in {cfg.work_dir} '
             f'to resume from ({listed}). All nodes must see one work_dir, '
             'on a shared file system.')
+
+
+def _check_weights(cfg: Config, state_dict: dict,
+                   which: Optional[str]) -> None:
+    """Refuse weights that would leave what is tested untrained.
+
+    mmengine only warns of weights that fit nothing.
+    """
+    is_pair = any(key.startswith('student.') for key in state_dict)
+    if 'segmentor' not in cfg.model:
+        if is_pair:
+            raise ValueError(
+                'The checkpoint holds a teacher and a student, but the '
+                f"config's model is a plain {cfg.model.get('type')}. Test "
+                'with the config of the training, or take one of the two '
+                'out with tools/export_model.py.')
+        return
+    if is_pair and which == 'teacher':
+        from mmsemi.methods import TeacherSettings
+        check_teacher(
+            TeacherSettings.from_config(cfg.model.get('teacher')),
+            int(state_dict.get('step', 0)))
 
 
 def _check_local_file(path: Optional[str], field: str) -> None:

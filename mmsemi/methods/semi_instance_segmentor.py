@@ -87,12 +87,12 @@ class SemiInstanceSegmentor(TeacherStudent):
     @property
     def predicts_masks(self) -> bool:
         """bool: Whether the segmenter has a mask branch of any kind."""
+        dense_head = getattr(self.teacher, 'bbox_head', None)
         return bool(
             getattr(self.teacher, 'with_mask', False)
             or hasattr(self.teacher, 'mask_head')
             or hasattr(self.teacher, 'panoptic_head')
-            or 'Ins' in type(getattr(self.teacher, 'bbox_head', None)).
-            __name__)
+            or hasattr(dense_head, 'mask_head'))
 
     # From teacher to pseudo-labels ----------------------------------------
 
@@ -248,6 +248,9 @@ class SemiInstanceSegmentor(TeacherStudent):
 
         The student runs exactly once whatever was kept, so that processes
         that share batch statistics or gradients never wait for each other.
+        Images that are left out count as zero in the mean over the batch, as
+        in FixMatch (K. Sohn et al., NeurIPS 2020, equation 4): the factor is
+        the share of images used.
         """
         projected = self.project(pseudo_labels, teacher_samples,
                                  data_samples)
@@ -256,8 +259,9 @@ class SemiInstanceSegmentor(TeacherStudent):
             if label.get('usable', True) and (
                 self.keep_empty_images or len(label) > 0)
         ]
-        factor = float(any(len(projected[i]) > 0 for i in used))
-        if not factor:
+        factor = len(used) / len(projected)
+        if not any(len(projected[i]) > 0 for i in used):
+            factor = 0.
             used = list(range(len(projected)))
         samples = [
             pseudo_sample(data_samples[i], projected[i]) for i in used
@@ -302,15 +306,16 @@ class SemiInstanceSegmentor(TeacherStudent):
             quality = PseudoLabelQuality()
             for label, sample in zip(pseudo_labels, teacher_samples):
                 if label.get('usable', True):
-                    quality += measure_pseudo_labels(label,
-                                                     sample.gt_instances)
+                    quality += measure_pseudo_labels(
+                        label, sample.gt_instances,
+                        sample.get('ignored_instances'))
             figures.update(
                 precision=quality.precision,
                 recall=quality.recall,
                 iou=quality.iou)
-        device = self.step.device
+        # Left on the host, where the log reads them.
         return {
-            f'pseudo/{name}': torch.tensor(value, device=device)
+            f'pseudo/{name}': torch.tensor(value)
             for name, value in figures.items() if value == value
         }
 

@@ -26,8 +26,9 @@ class TeacherSettings:
             student at its end. Defaults to False.
         checkpoint (str, optional): Checkpoint for the teacher alone, of a
             plain segmenter or of a semi-supervised one, whose teacher is
-            taken. Read by :meth:`TeacherStudent.init_weights`. Defaults to
-            None.
+            taken. Read by :meth:`TeacherStudent.init_weights`. With mode
+            'ema' set ``warm_up_gamma=0``, or the first updates replace it.
+            Defaults to None.
 
     Raises:
         ValueError: If an argument is out of range, or the copy at the end of

@@ -48,9 +48,9 @@ class TeacherStudent(BaseModel):
             Defaults to 1.
         unsup_weight (float or dict): Weight of the loss on pseudo-labels, or
             the arguments of :class:`WeightSchedule`. Defaults to 1.
-        predict_on (str): Which of 'teacher' and 'student' predicts. Before
-            the end of the burn-in the student always does, unless the
-            teacher averages it. Defaults to 'teacher'.
+        predict_on (str): Which of 'teacher' and 'student' predicts. While
+            a burn-in is to end in a copy of the student, the student always
+            does. Defaults to 'teacher'.
         data_preprocessor (dict or nn.Module, optional): Preprocessor of one
             view. Defaults to None: that of the segmenter.
         init_cfg (dict, optional): Unused; the segmenter's own is applied.
@@ -68,6 +68,9 @@ class TeacherStudent(BaseModel):
                  predict_on: str = 'teacher',
                  data_preprocessor: Optional[Union[dict, nn.Module]] = None,
                  init_cfg: Optional[dict] = None) -> None:
+        settings = TeacherSettings.from_config(teacher)
+        schedule = WeightSchedule.from_config(unsup_weight)
+        check_weight(sup_weight, 'sup_weight')
         config = load_segmentor_config(segmentor)
         self.check_segmentor(config)
         # Some models change the config they are built from.
@@ -87,10 +90,9 @@ class TeacherStudent(BaseModel):
                     data_preprocessor))
         super().__init__(
             data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        self.teacher_settings = TeacherSettings.from_config(teacher)
-        check_weight(sup_weight, 'sup_weight')
+        self.teacher_settings = settings
         self.sup_weight = float(sup_weight)
-        self.unsup_weight = WeightSchedule.from_config(unsup_weight)
+        self.unsup_weight = schedule
         self.predict_on = predict_on
         self.student = student
         self.teacher = MODELS.build(copy.deepcopy(config))
@@ -131,8 +133,9 @@ class TeacherStudent(BaseModel):
             teacher_samples (list): Data samples of the teacher's views.
 
         Returns:
-            tuple[dict, float]: The losses by name, and a factor on them: 0
-            if the batch gives nothing to learn from, else 1.
+            tuple[dict, float]: The losses by name, and a factor on them: the
+            share of images in them, 0 if the batch gives nothing to learn
+            from.
         """
 
     # Training -------------------------------------------------------------

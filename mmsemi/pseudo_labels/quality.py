@@ -1,7 +1,7 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """How good pseudo-labels are, where hidden labels tell."""
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Optional, Sequence
 
 import torch
 from mmengine.structures import InstanceData
@@ -60,8 +60,23 @@ def _masks_of(instances: InstanceData, shape: Sequence[int],
     return masks[:, :shape[0], :shape[1]].to(device)
 
 
+def _overlaps(pseudo_label: InstanceData, others: InstanceData,
+              iscrowd: bool) -> Tensor:
+    device = pseudo_label.labels.device
+    if 'masks' in pseudo_label and 'masks' in others:
+        shape = pseudo_label.masks.shape[1:]
+        return mask_iou(pseudo_label.masks, _masks_of(others, shape, device),
+                        iscrowd)
+    from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
+    return bbox_overlaps(
+        pseudo_label.bboxes.float(),
+        get_box_tensor(others.bboxes).to(device).float(),
+        mode='iof' if iscrowd else 'iou')
+
+
 def measure_pseudo_labels(pseudo_label: InstanceData,
                           hidden: InstanceData,
+                          ignored: Optional[InstanceData] = None,
                           iou_thr: float = 0.5) -> PseudoLabelQuality:
     """Compare the pseudo-labels of one image with its hidden labels.
 
@@ -74,6 +89,10 @@ def measure_pseudo_labels(pseudo_label: InstanceData,
         hidden (InstanceData): Ground truth of the same view: ``labels``
             (M,), ``masks`` (BitmapMasks or tensor, padded or not) or
             ``bboxes``.
+        ignored (InstanceData, optional): Crowd regions, fields as in
+            ``hidden``. A pseudo-instance without a match that lies in one
+            of its class, by at least ``iou_thr`` of its own area, does not
+            count. Defaults to None.
         iou_thr (float): Least IoU of a match, in (0, 1]. Defaults to 0.5.
 
     Returns:
@@ -93,24 +112,29 @@ def measure_pseudo_labels(pseudo_label: InstanceData,
             'hidden_label_interval=0.')
     quality = PseudoLabelQuality(
         num_pseudo=len(pseudo_label), num_hidden=len(hidden))
-    if len(pseudo_label) == 0 or len(hidden) == 0:
+    if len(pseudo_label) == 0:
         return quality
-    device = pseudo_label.labels.device
-    if 'masks' in pseudo_label and 'masks' in hidden:
-        shape = pseudo_label.masks.shape[1:]
-        ious = mask_iou(pseudo_label.masks, _masks_of(hidden, shape, device))
-    else:
-        from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
-        ious = bbox_overlaps(
-            pseudo_label.bboxes.float(),
-            get_box_tensor(hidden.bboxes).to(device).float())
-    same_class = pseudo_label.labels[:, None] == hidden.labels.to(device)
     order = pseudo_label.scores.argsort(descending=True, stable=True)
-    ious = ious.masked_fill(~same_class, -1)[order].cpu()
-    for row in ious:
-        iou, match = row.max(0)
-        if iou >= iou_thr:
-            quality.num_matched += 1
-            quality.iou_sum += float(iou)
-            ious[:, match] = -1
+    matched = torch.zeros(len(pseudo_label), dtype=torch.bool)
+    if len(hidden) > 0:
+        ious = _overlaps(pseudo_label, hidden, iscrowd=False)
+        ious = _within_class(ious, pseudo_label, hidden)[order].cpu()
+        for i, row in enumerate(ious):
+            iou, match = row.max(0)
+            if iou >= iou_thr:
+                matched[i] = True
+                quality.iou_sum += float(iou)
+                ious[:, match] = -1
+        quality.num_matched = int(matched.sum())
+    if ignored is not None and len(ignored) > 0:
+        shares = _overlaps(pseudo_label, ignored, iscrowd=True)
+        shares = _within_class(shares, pseudo_label, ignored)[order].cpu()
+        in_crowd = (shares >= iou_thr).any(1) & ~matched
+        quality.num_pseudo -= int(in_crowd.sum())
     return quality
+
+
+def _within_class(overlaps: Tensor, pseudo_label: InstanceData,
+                  others: InstanceData) -> Tensor:
+    labels = others.labels.to(pseudo_label.labels.device)
+    return overlaps.masked_fill(pseudo_label.labels[:, None] != labels, -1)

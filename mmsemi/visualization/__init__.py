@@ -4,10 +4,10 @@ from .drawing import (default_palette, draw_instances, fitting_scale,
                       pseudo_label_panel, view_to_image)
 
 __all__ = [
-    'default_palette', 'draw_instances', 'fitting_scale',
-    'pseudo_label_panel', 'view_to_image'
+    'default_palette', 'draw_instances', 'fitting_scale', 'pseudo_label_panel',
+    'view_to_image'
 ]
 
 if is_installed('mmdet'):
-    from .pseudo_label_panel import collect_panels
+    from .instance_panels import collect_panels
     __all__ += ['collect_panels']

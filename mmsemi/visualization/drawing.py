@@ -10,10 +10,12 @@ from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from mmsemi.structures.view_geometry import masks_to_boxes
+
 Palette = Sequence[Tuple[int, int, int]]
 
 # Longer side of a view in a panel, in pixels, where no scale is given.
-PANEL_SIDE = 384
+SMALLEST_SIDE, LARGEST_SIDE = 384, 640
 TITLE_HEIGHT = 26
 GAP = 6
 
@@ -44,11 +46,13 @@ def fitting_scale(height: int, width: int) -> float:
         width (int): Width of the view in pixels.
 
     Returns:
-        float: A whole number for small views, so that pixels stay square;
+        float: For small views a whole number, so that pixels stay square;
         below 1 for large ones.
     """
-    scale = PANEL_SIDE / max(height, width)
-    return float(int(scale)) if scale > 1 else scale
+    side = max(height, width)
+    if side > LARGEST_SIDE:
+        return LARGEST_SIDE / side
+    return float(max(SMALLEST_SIDE // side, 1))
 
 
 def resize_image(image: np.ndarray, scale: float) -> np.ndarray:
@@ -81,9 +85,10 @@ def draw_instances(image: np.ndarray,
 
     Args:
         image (np.ndarray): Image (H, W, 3), uint8, RGB.
-        instances (InstanceData): ``labels`` (N,), ``bboxes`` (N, 4) in
-            pixels and, where present, ``scores`` (N,) and ``masks``: a
-            tensor (N, H, W) or mask structure, padded or not.
+        instances (InstanceData): ``labels`` (N,), ``masks``, a tensor (N,
+            H, W) or mask structure, padded or not, or without masks
+            ``bboxes`` (N, 4) in pixels, and where present ``scores`` (N,).
+            Empty ones are left out.
         classes (Sequence[str], optional): Names of the classes. Defaults to
             None: their numbers.
         palette (Sequence[tuple], optional): RGB colours of the classes.
@@ -100,16 +105,21 @@ def draw_instances(image: np.ndarray,
     if 'scores' in instances:
         instances = instances[instances.scores >= score_thr]
     height, width = image.shape[:2]
-    canvas = np.ascontiguousarray(resize_image(image, scale))
+    canvas = resize_image(image, scale).copy()
     labels = instances.labels.tolist()
-    boxes = _boxes(instances) * scale
     masks = _masks(instances, height, width)
+    if masks is None:
+        boxes = _boxes(instances) * scale
+    else:
+        # Heads without box branch leave zeros for boxes.
+        boxes = masks_to_boxes(torch.from_numpy(masks)).numpy() * scale
     if palette is None or len(palette) == 0:
         palette = default_palette(
             max([len(classes or ()), *[label + 1 for label in labels]]))
     line = max(1, round(min(canvas.shape[:2]) / 200))
     # Large ones first, so that small ones end up on top.
-    order = sorted(range(len(labels)), key=lambda i: -_area(boxes[i]))
+    order = sorted((i for i in range(len(labels)) if _area(boxes[i]) > 0),
+                   key=lambda i: -_area(boxes[i]))
     for i in order:
         color = tuple(int(c) for c in palette[labels[i] % len(palette)])
         if masks is None:
@@ -119,8 +129,7 @@ def draw_instances(image: np.ndarray,
         mask = resize_image(masks[i], scale) > 0
         canvas[mask] = 0.6 * canvas[mask] + 0.4 * np.array(color)
         contours, _ = cv2.findContours(
-            mask.astype(np.uint8), cv2.RETR_EXTERNAL,
-            cv2.CHAIN_APPROX_SIMPLE)
+            mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(canvas, contours, -1, color, line)
     names = [_name(label, classes) for label in labels]
     if 'scores' in instances:
@@ -128,8 +137,8 @@ def draw_instances(image: np.ndarray,
             f'{name} {score:.2f}'
             for name, score in zip(names, instances.scores.tolist())
         ]
-    return _write_names(canvas, [(names[i], boxes[i][0], boxes[i][1])
-                                 for i in order])
+    return _write_names(canvas,
+                        [(names[i], boxes[i][0], boxes[i][1]) for i in order])
 
 
 def pseudo_label_panel(
@@ -175,8 +184,7 @@ def view_to_image(view: Tensor, data_preprocessor: nn.Module) -> np.ndarray:
     Returns:
         np.ndarray: Image (H, W, 3), uint8, RGB.
     """
-    inner = getattr(data_preprocessor, 'data_preprocessor',
-                    data_preprocessor)
+    inner = getattr(data_preprocessor, 'data_preprocessor', data_preprocessor)
     view = view.detach().float()
     if getattr(inner, '_enable_normalize', False):
         view = view * inner.std.to(view) + inner.mean.to(view)
@@ -214,8 +222,8 @@ def _masks(instances: InstanceData, height: int,
     return np.asarray(masks)[:, :height, :width].astype(np.uint8)
 
 
-def _area(box: Sequence[float]) -> float:
-    return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
+def _area(box: np.ndarray) -> float:
+    return float((box[2:] - box[:2]).clip(min=0).prod())
 
 
 def _name(label: int, classes: Optional[Sequence[str]]) -> str:
@@ -235,12 +243,11 @@ def _font_that_fits(text: str, width: int) -> ImageFont.FreeTypeFont:
     return _font(size)
 
 
-def _write_names(
-        canvas: np.ndarray,
-        names: Sequence[Tuple[str, float, float]]) -> np.ndarray:
+def _write_names(canvas: np.ndarray,
+                 names: Sequence[Tuple[str, float, float]]) -> np.ndarray:
     image = Image.fromarray(canvas)
     draw = ImageDraw.Draw(image)
-    size = min(max(min(canvas.shape[:2]) / 22, 10), 24)
+    size = min(max(min(canvas.shape[:2]) / 20, 11), 24)
     font = _font(size)
     for name, x, y in names:
         # Above the box where there is room, and never outside the image.

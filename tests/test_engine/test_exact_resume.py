@@ -43,6 +43,15 @@ def histories(checkpoint):
     }
 
 
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    """Sum in the same order here and in the process that is killed."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope='module')
 def whole(tiny_training, digits_root, tmp_path_factory):
     """Path: Work folder of an uninterrupted training without workers."""
@@ -113,8 +122,7 @@ def test_the_comparison_can_fail(tiny_training, digits_root, whole, tmp_path):
     runner = tiny_training.make_runner(
         digits_root, str(tmp_path), max_iters=ITERS, interval=INTERVAL)
     runner._hooks = [
-        hook for hook in runner.hooks
-        if type(hook).__name__ != 'IterSeedHook'
+        hook for hook in runner.hooks if type(hook).__name__ != 'IterSeedHook'
     ]
     runner.train()
     with pytest.raises(AssertionError):

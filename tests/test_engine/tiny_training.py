@@ -32,9 +32,9 @@ class NoisyResNet(ResNet):
         outs = super().forward(x)
         if not self.training:
             return outs
-        return tuple(
-            out * (1 + 0.1 * torch.rand_like(out) + 0.1 * np.random.rand())
-            for out in outs)
+        return tuple(out *
+                     (1 + 0.1 * torch.rand_like(out) + 0.1 * np.random.rand())
+                     for out in outs)
 
 
 @HOOKS.register_module(force=True)
@@ -65,7 +65,7 @@ class StarveHook(Hook):
         self.per_image.append(float(outputs['pseudo/per_image']))
 
 
-def model_config(score_thr=0.):
+def model_config(burn_in_steps=0):
     norm_cfg = dict(type='BN')
     return dict(
         type='mmsemi.SemiInstanceSegmentor',
@@ -119,9 +119,9 @@ def model_config(score_thr=0.):
                 kernel='gaussian',
                 sigma=2.0,
                 max_per_img=4)),
-        teacher=dict(momentum=0.1),
+        teacher=dict(momentum=0.1, burn_in_steps=burn_in_steps),
         pseudo_label_pipeline=[
-            dict(type='mmsemi.FilterByScore', score_thr=score_thr),
+            dict(type='mmsemi.FilterByScore', score_thr=0.),
             dict(type='mmsemi.FilterByArea', min_area=4)
         ])
 
@@ -137,9 +137,7 @@ def dataset_config(data_root, unlabeled):
             unsup_teacher=[packed], unsup_student=[geometry, color, packed])
     load = [dict(type='LoadImageFromFile')]
     if not unlabeled:
-        load += [
-            dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
-        ]
+        load += [dict(type='LoadAnnotations', with_bbox=True, with_mask=True)]
     stem = split_stem('instances_train', 50)
     suffix = '-unlabeled' if unlabeled else ''
     return dict(
@@ -160,14 +158,15 @@ def make_runner(data_root,
                 num_workers=0,
                 accumulative_counts=2,
                 resume=False,
-                seed=0,
-                score_thr=0.,
+                burn_in_steps=0,
                 kill_after=None,
-                starve=False):
+                starve=False,
+                more_hooks=()):
     hooks = [
         dict(type='mmsemi.IterSeedHook'),
         dict(type='mmsemi.TeacherUpdateHook'),
         dict(type='mmsemi.PseudoLabelMonitorHook', interval=3),
+        *more_hooks,
     ]
     if kill_after is not None:
         hooks.append(dict(type='KillHook', after=kill_after))
@@ -175,7 +174,7 @@ def make_runner(data_root,
         hooks.append(dict(type='StarveHook'))
     distributed = 'RANK' in os.environ
     return Runner(
-        model=model_config(score_thr),
+        model=model_config(burn_in_steps),
         work_dir=work_dir,
         train_dataloader=dict(
             batch_size=4,
@@ -206,7 +205,7 @@ def make_runner(data_root,
         default_scope='mmdet',
         launcher='pytorch' if distributed else 'none',
         resume=resume,
-        randomness=dict(seed=seed),
+        randomness=dict(seed=0),
         experiment_name=uuid.uuid4().hex,
         # On a machine without GPU the model must not be given one.
         cfg=dict(

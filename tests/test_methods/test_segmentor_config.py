@@ -93,7 +93,7 @@ def test_missing_configs(name, field):
 
 
 def test_missing_cfg_path_is_named():
-    with pytest.raises(FileNotFoundError, match="segmentor.cfg_path='gone.py'"):
+    with pytest.raises(FileNotFoundError, match="cfg_path='gone.py' is no"):
         load_segmentor_config(dict(cfg_path='gone.py'))
 
 

@@ -6,8 +6,7 @@ import math
 
 import pytest
 import torch
-from mmengine.model import (BaseDataPreprocessor, BaseModel,
-                            ImgDataPreprocessor)
+from mmengine.model import BaseDataPreprocessor, BaseModel, ImgDataPreprocessor
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner.checkpoint import load_checkpoint, load_state_dict
 from torch import nn

@@ -35,7 +35,7 @@ def sample(name, shape, with_masks=False):
 
 
 def mixed_batch():
-    """One labelled and two unlabelled images, as pseudo_collate leaves them."""
+    """A labelled and two unlabelled images, as pseudo_collate leaves them."""
     return dict(
         inputs=dict(
             sup=[image(6, 9, 5), None, None],
@@ -61,7 +61,8 @@ def test_each_view_is_stacked_normalised_and_padded_on_its_own():
         sup=(1, 3, 8, 12),
         unsup_teacher=(2, 3, 8, 8),
         unsup_student=(2, 3, 8, 8))
-    assert {view: [s.img_id for s in x] for view, x in samples.items()} == dict(
+    names = {view: [s.img_id for s in x] for view, x in samples.items()}
+    assert names == dict(
         sup=['a'], unsup_teacher=['b', 'c'], unsup_student=['b', 'c'])
     # (value - mean) / std inside the image, 0 in the padding.
     assert inputs['sup'][0, :, 5, 8].tolist() == [2., 1.5, 1.]

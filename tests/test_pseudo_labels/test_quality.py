@@ -151,7 +151,7 @@ def test_missing_hidden_labels_are_an_error(instances_factory):
 def test_bad_thresholds(instances_factory, iou_thr):
     label = instances_factory([], [], SHAPE, [])
     with pytest.raises(ValueError, match='iou_thr'):
-        measure_pseudo_labels(label, label, iou_thr)
+        measure_pseudo_labels(label, label, iou_thr=iou_thr)
 
 
 def test_a_perfect_match_at_threshold_one(instances_factory):
@@ -160,3 +160,28 @@ def test_a_perfect_match_at_threshold_one(instances_factory):
     assert quality == PseudoLabelQuality(1, 1, 1, 1.)
     assert isinstance(quality.iou_sum, float)
     assert torch.is_tensor(label.masks)
+
+
+@pytest.mark.parametrize('with_masks', [True, False])
+def test_crowd_regions_are_no_false_alarms(instances_factory, with_masks):
+    """In a crowd of its class, in one of another class, and matched."""
+    found = instances_factory(
+        [[0, 0, 4, 4], [0, 10, 4, 14], [10, 0, 14, 4]], [0, 1, 0], SHAPE,
+        [.9, .8, .7])
+    hidden = instances_factory([[10, 0, 14, 4]], [0], SHAPE)
+    crowd = instances_factory([[0, 0, 20, 20]], [0], SHAPE)
+    if not with_masks:
+        for instances in (found, hidden, crowd):
+            del instances.masks
+    assert counts(measure_pseudo_labels(found, hidden)) == (3, 1, 1)
+    assert counts(measure_pseudo_labels(found, hidden, crowd)) == (2, 1, 1)
+    assert counts(measure_pseudo_labels(found, hidden[:0], crowd)) == (1, 0,
+                                                                      0)
+    # Half of the first lies outside of this crowd.
+    partial = instances_factory([[2, 0, 20, 20]], [0], SHAPE)
+    if not with_masks:
+        del partial.masks
+    assert counts(measure_pseudo_labels(found, hidden, partial)) == (2, 1, 1)
+    assert counts(
+        measure_pseudo_labels(found, hidden, partial,
+                              iou_thr=.6)) == (3, 1, 1)

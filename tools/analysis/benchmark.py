@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
         help=f'any of {", ".join(CONFIGS)} and masks (default: all)')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1')
     parser.add_argument(
-        '--size', type=int, default=320, help='side of the square images')
+        '--size', type=int, default=256, help='side of the square images')
     parser.add_argument(
         '--images',
         type=int,

@@ -7,7 +7,8 @@ labeled_dataset.pipeline[-1] = dict(type='mmsemi.PackDetInputs')
 train_dataloader = dict(
     _delete_=True,
     batch_size=8,
-    num_workers=0,
+    num_workers=1,
+    persistent_workers=True,
     collate_fn=dict(type='pseudo_collate'),
     sampler=dict(
         type='mmsemi.MultiSourceSampler', batch_size=8, source_ratio=[1]),

@@ -1,10 +1,12 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
-# The embedded digits: 64-pixel scenes of handwritten digits. Make them with
-#   python tools/dataset_converters/make_digits.py data/digits
+# The embedded digits: 48-pixel scenes of one or two handwritten digits, small
+# enough that two CPU cores train in minutes. Make them with
+#   python tools/dataset_converters/make_digits.py data/digits \
+#       --image-size 48 --digits-per-scene 1 2
 dataset_type = 'mmsemi.DigitsInstanceDataset'
 data_root = 'data/digits/'
-labeled_ann_file = 'annotations/instances_train.seed0-fold0@5.json'
-unlabeled_ann_file = 'annotations/instances_train.seed0-fold0@5-unlabeled.json'
+labeled_ann_file = 'annotations/instances_train.seed0-fold0@2.json'
+unlabeled_ann_file = 'annotations/instances_train.seed0-fold0@2-unlabeled.json'
 
 branch_field = ['sup', 'unsup_teacher', 'unsup_student']
 # Digits must not be flipped. All views of an image share this geometry, so
@@ -12,19 +14,20 @@ branch_field = ['sup', 'unsup_teacher', 'unsup_student']
 geometry = dict(
     type='mmsemi.RandomAffine',
     max_rotate_degree=10.,
-    max_translate_ratio=0.1,
-    scaling_ratio_range=(0.85, 1.15),
-    max_shear_degree=5.,
-    min_area=16,
-    img_border_value=114)
+    max_translate_ratio=0.15,
+    scaling_ratio_range=(0.8, 1.2),
+    max_shear_degree=3.,
+    min_area=12,
+    img_border_value=40)
 strong_color = dict(
     type='mmsemi.StrongColor',
     brightness=0.4,
     contrast=0.4,
-    saturation=0.4,
-    hue=0.25,
-    blur_prob=0.3,
-    blur_sigma=(0.1, 1.0))
+    saturation=0.5,
+    hue=0.5,
+    jitter_prob=0.9,
+    blur_prob=0.4,
+    blur_sigma=(0.3, 1.0))
 
 labeled_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -74,11 +77,12 @@ unlabeled_dataset = dict(
     pipeline=unlabeled_pipeline)
 
 train_dataloader = dict(
-    batch_size=16,
-    num_workers=0,
+    batch_size=24,
+    num_workers=1,
+    persistent_workers=True,
     collate_fn=dict(type='pseudo_collate'),
     sampler=dict(
-        type='mmsemi.MultiSourceSampler', batch_size=16, source_ratio=[1, 1]),
+        type='mmsemi.MultiSourceSampler', batch_size=24, source_ratio=[1, 2]),
     dataset=dict(
         type='mmsemi.MultiSourceDataset',
         datasets=[labeled_dataset, unlabeled_dataset]))

@@ -1,5 +1,5 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
-# SOLOv2, small enough to learn 64-pixel scenes on two CPU cores.
+# SOLOv2, small enough to learn 48-pixel scenes on two CPU cores.
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     type='SOLOv2',

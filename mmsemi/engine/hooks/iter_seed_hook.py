@@ -81,8 +81,7 @@ class IterSeedHook(Hook):
         np.random.seed(words[1])
         torch.manual_seed(words[2])
 
-    def before_save_checkpoint(self, runner: Runner,
-                               checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the seeds into the checkpoint."""
         sampler = index_sampler(runner.train_dataloader)
         checkpoint[CHECKPOINT_KEY] = dict(

@@ -34,8 +34,8 @@ class PseudoLabelMonitorHook(Hook):
     def __init__(self, interval: int = 50, empty_patience: int = 200) -> None:
         for name, value in (('interval', interval), ('empty_patience',
                                                      empty_patience)):
-            if isinstance(value, bool) or not isinstance(
-                    value, int) or value < 1:
+            if isinstance(value,
+                          bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f'PseudoLabelMonitorHook.{name}={value!r}; '
                                  'allowed are whole numbers from 1.')
         self.interval = interval

@@ -43,8 +43,8 @@ class PseudoLabelVisualizationHook(Hook):
                  out_dir: Optional[str] = None) -> None:
         for name, value in (('interval', interval), ('max_images',
                                                      max_images)):
-            if isinstance(value, bool) or not isinstance(
-                    value, int) or value < 1:
+            if isinstance(value,
+                          bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f'PseudoLabelVisualizationHook.{name}='
                                  f'{value!r}; allowed are whole numbers '
                                  'from 1.')

@@ -94,9 +94,10 @@ class TeacherStudentValLoop(ValLoop):
                 metrics = found[model.predictor]
                 if name == predict_on:
                     plain = metrics
-                prefixed.update(
-                    {f'{name}/{key}': value
-                     for key, value in metrics.items()})
+                prefixed.update({
+                    f'{name}/{key}': value
+                    for key, value in metrics.items()
+                })
         finally:
             model.predict_on = predict_on
         return {**plain, **prefixed}

@@ -20,7 +20,10 @@ class DrawHook(Hook):
         self.drawn = []
         self.disturb = disturb
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None,
+    def after_train_iter(self,
+                         runner,
+                         batch_idx,
+                         data_batch=None,
                          outputs=None):
         self.drawn.append(draws())
         for _ in range(self.disturb):
@@ -31,8 +34,8 @@ def train(runner_factory, disturb=0, hook=None, **changes):
     recorder = DrawHook(disturb)
     runner = runner_factory(
         custom_hooks=[
-            dict(type='mmsemi.TeacherUpdateHook'),
-            hook or dict(type='mmsemi.IterSeedHook'), recorder
+            dict(type='mmsemi.TeacherUpdateHook'), hook
+            or dict(type='mmsemi.IterSeedHook'), recorder
         ],
         **changes)
     runner.train()
@@ -84,8 +87,8 @@ def test_resume_takes_both_seeds_from_the_checkpoint(runner_factory, tmp_path,
         max_iters=6,
         randomness=dict(seed=seed),
         default_hooks=dict(
-            checkpoint=dict(
-                type='CheckpointHook', interval=2, by_epoch=False)))
+            checkpoint=dict(type='CheckpointHook', interval=2,
+                            by_epoch=False)))
     whole = train(runner_factory, work_dir=tmp_path / 'whole', **changes)
     resumed = train(
         runner_factory,

@@ -39,9 +39,7 @@ def test_warns_once_per_patience(runner_factory):
 
 def test_a_single_pseudo_label_resets_the_patience(runner_factory):
     _, log, _ = train(
-        runner_factory, [0., 0., .25, 0., 0., 1., 0., 0.],
-        8,
-        empty_patience=3)
+        runner_factory, [0., 0., .25, 0., 0., 1., 0., 0.], 8, empty_patience=3)
     assert WARNING not in log
 
 
@@ -78,8 +76,10 @@ def test_distance_is_that_of_the_weights(runner_factory):
     assert [s['teacher_distance'] for s in scalars] == distances.tolist()
     assert distances[0] > 0
     model = runner.model
-    gap = torch.cat([(t - s).flatten() for t, s in zip(
-        model.teacher.parameters(), model.student.parameters())])
+    gap = torch.cat([
+        (t - s).flatten()
+        for t, s in zip(model.teacher.parameters(), model.student.parameters())
+    ])
     size = torch.cat([s.flatten() for s in model.student.parameters()])
     assert model.teacher_student_distance() == pytest.approx(
         float(gap.norm() / size.norm()))

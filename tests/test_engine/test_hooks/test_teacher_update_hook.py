@@ -74,11 +74,11 @@ def test_accumulation_moves_the_teacher_at_steps_only(runner_factory,
         optim_wrapper=dict(
             optimizer=dict(type='SGD', lr=0.1), accumulative_counts=4),
         default_hooks=dict(
-            checkpoint=dict(
-                type='CheckpointHook', interval=4, by_epoch=False)))
+            checkpoint=dict(type='CheckpointHook', interval=4,
+                            by_epoch=False)))
     # The runner also steps in its last iteration.
-    assert [int(v) for v in recorder.values('step')
-            ] == [0, 0, 0, 1, 1, 1, 1, 2, 3]
+    assert [int(v)
+            for v in recorder.values('step')] == [0, 0, 0, 1, 1, 1, 1, 2, 3]
     name = 'head.weight'
     students = recorder.values(f'student.{name}')
     teachers = recorder.values(f'teacher.{name}')
@@ -149,8 +149,7 @@ def test_resume_continues_the_average(runner_factory, call_hook, tmp_path):
     hooks = dict(
         checkpoint=dict(type='CheckpointHook', interval=4, by_epoch=False))
     model = dict(
-        type='ToyTeacherStudent',
-        teacher=dict(momentum=0.1, burn_in_steps=2))
+        type='ToyTeacherStudent', teacher=dict(momentum=0.1, burn_in_steps=2))
     changes = dict(max_iters=8, default_hooks=hooks, model=model)
     _, _, whole = train(
         runner_factory, call_hook, work_dir=tmp_path / 'whole', **changes)
@@ -174,8 +173,7 @@ def test_several_optimizers_make_one_update(runner_factory):
     student = runner.model.student
     runner.optim_wrapper = OptimWrapperDict(
         **{
-            name: OptimWrapper(
-                torch.optim.SGD(module.parameters(), lr=0.1))
+            name: OptimWrapper(torch.optim.SGD(module.parameters(), lr=0.1))
             for name, module in student.named_children()
             if name != 'data_preprocessor'
         })
@@ -210,8 +208,10 @@ def test_distributed_wrapper_is_looked_through(runner_factory):
 
 def test_model_without_teacher_is_refused(runner_factory):
     runner = runner_factory(model=dict(type='ToySegmenter'))
-    with pytest.raises(TypeError, match='TeacherUpdateHook needs a model '
-                       'with teacher and student.*ToySegmenter'):
+    with pytest.raises(
+            TypeError,
+            match='TeacherUpdateHook needs a model '
+            'with teacher and student.*ToySegmenter'):
         runner.train()
 
 

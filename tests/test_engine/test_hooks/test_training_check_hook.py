@@ -29,8 +29,7 @@ def checkpoints(**settings):
 
 
 def accumulate(count):
-    return dict(
-        optimizer=dict(type='SGD', lr=0.1), accumulative_counts=count)
+    return dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=count)
 
 
 CHECK = [dict(type='mmsemi.TrainingCheckHook')]
@@ -70,8 +69,8 @@ def test_other_batch_size_is_refused(runner_factory, hooks):
     (dict(interval=2), r'CheckpointHook\.interval=2 .*Use 4 or'),
     (dict(interval=8, save_begin=6), r'CheckpointHook\.save_begin=6'),
 ])
-def test_checkpoints_between_steps_are_refused(runner_factory, hooks,
-                                               settings, message):
+def test_checkpoints_between_steps_are_refused(runner_factory, hooks, settings,
+                                               message):
     runner = runner_factory(
         optim_wrapper=accumulate(4),
         default_hooks=checkpoints(**settings),
@@ -93,8 +92,7 @@ def test_best_checkpoints_count_too(runner_factory, val_interval, save_best,
         default_hooks=checkpoints(
             interval=8, save_best=save_best, rule='greater'),
         train_cfg=dict(
-            type='IterBasedTrainLoop', max_iters=8,
-            val_interval=val_interval),
+            type='IterBasedTrainLoop', max_iters=8, val_interval=val_interval),
         val_dataloader=dict(
             batch_size=1,
             num_workers=0,

@@ -25,8 +25,7 @@ def make(runner_factory, models=None, fp16=False, **changes):
         val_cfg['models'] = models
     settings = dict(
         max_iters=2,
-        train_cfg=dict(
-            type='IterBasedTrainLoop', max_iters=2, val_interval=2),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=2, val_interval=2),
         val_dataloader=dict(
             batch_size=3,
             num_workers=0,
@@ -130,12 +129,14 @@ def test_empty_teacher_is_not_evaluated_twice(runner_factory):
     loop.run_iter = lambda *args: (calls.append(args[0]), run_iter(*args))
     metrics = loop.run()
     assert calls == [0, 1, 2]
-    assert {key: value
-            for key, value in metrics.items() if 'mean' in key} == {
-                'toy/mean': 2.,
-                'teacher/toy/mean': 2.,
-                'student/toy/mean': 2.
-            }
+    assert {
+        key: value
+        for key, value in metrics.items() if 'mean' in key
+    } == {
+        'toy/mean': 2.,
+        'teacher/toy/mean': 2.,
+        'student/toy/mean': 2.
+    }
 
 
 @pytest.mark.parametrize('models', [[], ['teacher', 'other'], 'both'])

@@ -99,7 +99,8 @@ def test_groups_equal_those_of_the_plain_model(inner, paramwise, wrap):
     taught = {id(p) for p in model.teacher.parameters()}
     assert not taught & {
         id(p)
-        for group in wrapper.optimizer.param_groups for p in group['params']
+        for group in wrapper.optimizer.param_groups
+        for p in group['params']
     }
 
 
@@ -135,8 +136,7 @@ def test_runner_trains_the_student_alone(runner_factory):
         model=model,
         optim_wrapper=config(
             constructor='mmsemi.StudentOptimWrapperConstructor',
-            paramwise_cfg=dict(
-                custom_keys={'backbone': dict(lr_mult=0.)})))
+            paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=0.)})))
     before = copy.deepcopy(runner.model.state_dict())
     runner.train()
     after = runner.model.state_dict()

@@ -1,43 +1,21 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
-"""The torch versions of mmcv's ops against loops and the compiled ops."""
-import sys
+"""RoIAlign in torch against a loop and the compiled op."""
 from importlib import import_module
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from mmsemi import uncompiled_ops as ops
 from mmsemi.compat import UncompiledOps
+from mmsemi.uncompiled_ops import common
 
 # mmsemi has to prepare mmcv before its ops are imported.
 _ext = import_module('mmcv._ext')
-focal_loss = import_module('mmcv.ops.focal_loss')
-multi_scale_deform_attn = import_module('mmcv.ops.multi_scale_deform_attn')
-roi_align = import_module('mmcv.ops.roi_align')
+mmcv_roi_align = import_module('mmcv.ops.roi_align')
+ops = import_module('mmsemi.uncompiled_ops.roi_align')
 
 AVERAGE, MAX = 1, 0
-
-
-def loop_nms(boxes: Tensor, scores: Tensor, iou_threshold: float,
-             offset: int) -> Tensor:
-    """The definition, box by box."""
-    kept = []
-    for index in scores.sort(descending=True)[1].tolist():
-        x1, y1, x2, y2 = boxes[index]
-        for other in kept:
-            a1, b1, a2, b2 = boxes[other]
-            width = (min(x2, a2) - max(x1, a1) + offset).clamp(min=0)
-            height = (min(y2, b2) - max(y1, b1) + offset).clamp(min=0)
-            inter = width * height
-            union = ((x2 - x1 + offset) * (y2 - y1 + offset) +
-                     (a2 - a1 + offset) * (b2 - b1 + offset) - inter)
-            if inter / union > iou_threshold:
-                break
-        else:
-            kept.append(index)
-    return torch.tensor(kept, dtype=torch.long)
 
 
 def loop_sample(image: Tensor, y: float, x: float) -> Tensor:
@@ -114,87 +92,17 @@ def align_by_loop(input: Tensor, rois: Tensor, size: tuple, scale: float,
     return output.detach(), input.grad
 
 
-NMS_REFERENCES = [loop_nms]
-ALIGN_REFERENCES = [align_by_loop]
-# Without compiled ops this is the placeholder: then the loops are all there
-# is to compare with.
+REFERENCES = [align_by_loop]
+# Without compiled ops this is the placeholder: then the loop is all there is
+# to compare with.
 if not hasattr(_ext, '__mmsemi_placeholder__'):
-    NMS_REFERENCES.append(_ext.nms)
-    ALIGN_REFERENCES.append(lambda *args: align(_ext, *args))
+    REFERENCES.append(lambda *args: align(_ext, *args))
 
 
 @pytest.fixture(autouse=True)
 def no_torchvision(monkeypatch):
     """Test the torch path, also where torchvision is installed."""
-    monkeypatch.setattr(ops, 'torchvision_ops', lambda: None)
-
-
-def random_boxes(number: int, seed: int) -> tuple:
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.rand(number, 2, generator=generator) * 60
-    side = torch.rand(number, 2, generator=generator) * 30
-    scores = torch.rand(number, generator=generator)
-    return torch.cat([start, start + side], dim=1), scores
-
-
-@pytest.mark.parametrize('reference', NMS_REFERENCES)
-@pytest.mark.parametrize('offset', [0, 1])
-@pytest.mark.parametrize('threshold', [0.0, 0.3, 0.7])
-def test_nms_equals(reference, offset, threshold, monkeypatch) -> None:
-    # A small block, so that boxes are settled in several rounds.
-    monkeypatch.setattr(ops, 'NMS_BLOCK', 16)
-    for seed, number in enumerate((1, 2, 40, 60)):
-        boxes, scores = random_boxes(number, seed)
-        if number == 60:
-            boxes[1:5] = boxes[0]  # the same box
-            boxes[6, 2:] = boxes[6, :2]  # no area
-            boxes[7] = boxes[7, [2, 3, 0, 1]]  # turned inside out
-            boxes[8] += 1e4
-        expected = reference(
-            boxes, scores, iou_threshold=threshold, offset=offset)
-        kept = ops.nms(boxes, scores, iou_threshold=threshold, offset=offset)
-        assert kept.dtype == torch.long
-        assert kept.tolist() == expected.tolist()
-
-
-def test_nms_by_hand() -> None:
-    boxes = torch.tensor([[0., 0, 4, 4], [0, 0, 4, 2], [10, 10, 12, 12],
-                          [0, 2, 4, 4]])
-    scores = torch.tensor([.2, .9, .5, .4])
-    # Boxes 1 and 0 have an IoU of exactly 1/2, which is not above it.
-    assert ops.nms(boxes, scores, 0.5, 0).tolist() == [1, 2, 3, 0]
-    assert ops.nms(boxes, scores, 0.49, 0).tolist() == [1, 2, 3]
-    # With offset 1 their IoU is 15 / 25, and boxes 1 and 3 share one row of
-    # five: 5 / 25.
-    assert ops.nms(boxes, scores, 0.59, 1).tolist() == [1, 2, 3]
-    assert ops.nms(boxes, scores, 0.61, 1).tolist() == [1, 2, 3, 0]
-    assert ops.nms(boxes, scores, 0.21, 1).tolist() == [1, 2, 3]
-    assert ops.nms(boxes, scores, 0.19, 1).tolist() == [1, 2]
-
-
-def test_nms_chain_is_greedy() -> None:
-    # Each box overlaps its neighbours alone: every second one stays.
-    start = torch.arange(101.)
-    boxes = torch.stack(
-        [start, torch.zeros(101), start + 1.5,
-         torch.ones(101)], dim=1)
-    kept = ops.nms(boxes, 1 - start / 200, 0.19, 0)
-    assert kept.tolist() == list(range(0, 101, 2))
-
-
-@pytest.mark.parametrize('dtype',
-                         [torch.float16, torch.bfloat16, torch.float64])
-def test_nms_of_other_types(dtype) -> None:
-    boxes, scores = random_boxes(50, 0)
-    boxes, scores = boxes.to(dtype), scores.to(dtype)
-    expected = loop_nms(
-        boxes if dtype == torch.float64 else boxes.float(), scores, .3, 0)
-    assert ops.nms(boxes, scores, 0.3, 0).tolist() == expected.tolist()
-
-
-def test_nms_of_nothing() -> None:
-    kept = ops.nms(torch.zeros(0, 4), torch.zeros(0), 0.5, 0)
-    assert kept.shape == (0, ) and kept.dtype == torch.long
+    monkeypatch.setattr(common, 'torchvision_ops', lambda: None)
 
 
 def random_rois(aligned: bool, height: float, width: float) -> Tensor:
@@ -213,7 +121,7 @@ def random_rois(aligned: bool, height: float, width: float) -> Tensor:
     return torch.cat([number, low, high], dim=1)
 
 
-@pytest.mark.parametrize('reference', ALIGN_REFERENCES)
+@pytest.mark.parametrize('reference', REFERENCES)
 @pytest.mark.parametrize('aligned', [True, False])
 @pytest.mark.parametrize('ratio', [0, 1, 3])
 @pytest.mark.parametrize('size, scale', [((3, 2), 0.5), ((1, 5), 1.0)])
@@ -231,7 +139,7 @@ def test_roi_align_equals(reference, aligned, ratio, size, scale,
     torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize('reference', ALIGN_REFERENCES[1:] or [
+@pytest.mark.parametrize('reference', REFERENCES[1:] or [
     lambda input, rois, *args: align(ops, input.double(), rois.double(), *args)
 ])
 def test_roi_align_at_the_size_of_training(reference) -> None:
@@ -342,131 +250,28 @@ def test_roi_align_refuses_max(function) -> None:
 
 
 def test_roi_align_of_mmcv_is_differentiable(monkeypatch) -> None:
-    monkeypatch.setattr(roi_align, 'ext_module', UncompiledOps())
+    monkeypatch.setattr(mmcv_roi_align, 'ext_module', UncompiledOps())
     input = torch.randn(1, 1, 4, 5, dtype=torch.float64, requires_grad=True)
     rois = torch.tensor([[0, 0.3, 1.1, 3.2, 3.7]], dtype=torch.float64)
-    layer = roi_align.RoIAlign((2, 3), 1.0, sampling_ratio=0, aligned=True)
+    layer = mmcv_roi_align.RoIAlign((2, 3), sampling_ratio=0, aligned=True)
     torch.autograd.gradcheck(lambda x: layer(x, rois), input)
 
 
-@pytest.fixture
-def vision(monkeypatch):
-    """A torchvision that records its calls; the real one is not needed."""
+def test_torchvision_serves_roi_align(monkeypatch) -> None:
+    # A torchvision that records its calls stands in for the real one.
     calls = []
 
-    def nms(boxes, scores, iou_threshold):
-        calls.append(('nms', iou_threshold))
-        return loop_nms(boxes, scores, iou_threshold, 0)
+    def roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned):
+        settings = (size, spatial_scale, sampling_ratio, aligned)
+        calls.append(settings)
+        return loop_roi_align(input, rois, *settings)
 
-    def align_boxes(input, rois, size, spatial_scale, sampling_ratio,
-                    aligned):
-        calls.append(('roi_align', size, spatial_scale, sampling_ratio,
-                      aligned))
-        return loop_roi_align(input, rois, size, spatial_scale,
-                              sampling_ratio, aligned)
-
-    fake = SimpleNamespace(nms=nms, roi_align=align_boxes, calls=calls)
-    monkeypatch.setattr(ops, 'torchvision_ops', lambda: fake)
-    return fake
-
-
-def test_torchvision_serves_nms_without_offset(vision) -> None:
-    boxes, scores = random_boxes(30, 0)
-    for offset, calls in ((0, [('nms', 0.3)]), (1, [('nms', 0.3)])):
-        kept = ops.nms(boxes, scores, iou_threshold=0.3, offset=offset)
-        expected = loop_nms(boxes, scores, 0.3, offset)
-        assert kept.tolist() == expected.tolist()
-        assert vision.calls == calls
-
-
-def test_torchvision_serves_roi_align(vision, monkeypatch) -> None:
     input = torch.randn(2, 3, 9, 7)
     arguments = (input, random_rois(True, 18, 14), (3, 2), 0.5, 2, True)
-    output, gradient = align(ops, *arguments)
-    assert vision.calls == [('roi_align', (3, 2), 0.5, 2, True)] * 2
-    monkeypatch.setattr(ops, 'torchvision_ops', lambda: None)
     expected_output, expected_gradient = align(ops, *arguments)
+    monkeypatch.setattr(common, 'torchvision_ops',
+                        lambda: SimpleNamespace(roi_align=roi_align))
+    output, gradient = align(ops, *arguments)
+    assert calls == [((3, 2), 0.5, 2, True)] * 2
     torch.testing.assert_close(output, expected_output, rtol=0, atol=1e-5)
     torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-5)
-
-
-def test_torchvision_is_looked_up_once_and_may_be_broken(
-        tmp_path, monkeypatch) -> None:
-    monkeypatch.undo()
-    look_up = ops.torchvision_ops.__wrapped__
-    fake = ModuleType('torchvision')
-    fake.ops = SimpleNamespace()
-    monkeypatch.setitem(sys.modules, 'torchvision', fake)
-    assert look_up() is fake.ops
-    monkeypatch.setitem(sys.modules, 'torchvision', None)
-    assert look_up() is None
-    # What torchvision raises when it was built for another torch.
-    (tmp_path / 'torchvision.py').write_text(
-        'raise RuntimeError("operator torchvision::nms does not exist")')
-    monkeypatch.delitem(sys.modules, 'torchvision')
-    monkeypatch.syspath_prepend(tmp_path)
-    assert look_up() is None
-
-
-def test_deformable_attention_equals_mmcv(monkeypatch) -> None:
-    monkeypatch.setattr(multi_scale_deform_attn, 'ext_module',
-                        UncompiledOps())
-    shapes = torch.tensor([[4, 3], [2, 2]])
-    start = torch.tensor([0, 12])
-    generator = torch.Generator().manual_seed(0)
-
-    def inputs() -> list:
-        generator.manual_seed(0)
-        return [
-            torch.rand(*shape, generator=generator).requires_grad_()
-            for shape in ((2, 16, 2, 5), (2, 6, 2, 2, 3, 2), (2, 6, 2, 2, 3))
-        ]
-
-    value, locations, weights = ours = inputs()
-    output = multi_scale_deform_attn.MultiScaleDeformableAttnFunction.apply(
-        value, shapes, start, locations, weights, 64)
-    theirs = inputs()
-    expected = multi_scale_deform_attn.multi_scale_deformable_attn_pytorch(
-        theirs[0], shapes, theirs[1], theirs[2])
-    assert torch.equal(output, expected)
-    for result in (output, expected):
-        result.square().sum().backward()
-    for tensor, other in zip(ours, theirs):
-        assert other.grad.abs().sum() > 0
-        torch.testing.assert_close(tensor.grad, other.grad)
-
-
-@pytest.mark.parametrize('gamma', [0.0, 2.0, 1.5])
-@pytest.mark.parametrize('weighted', [False, True])
-def test_focal_loss_equals_its_definition(gamma, weighted,
-                                          monkeypatch) -> None:
-    monkeypatch.setattr(focal_loss, 'ext_module', UncompiledOps())
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(6, 3, generator=generator, dtype=torch.float64) * 4
-    # 3 is background, which has no weight of its own.
-    target = torch.tensor([0, 2, 1, 1, 0, 2 if weighted else 3])
-    weight = torch.tensor([.5, 2, 3.]).double() if weighted else None
-    ours = logits.clone().requires_grad_()
-    loss = focal_loss.sigmoid_focal_loss(ours, target, gamma, 0.25, weight,
-                                         'none')
-    theirs = logits.clone().requires_grad_()
-    p = theirs.sigmoid()
-    positive = torch.nn.functional.one_hot(target, 4)[:, :3].bool()
-    expected = torch.where(positive, -0.25 * (1 - p)**gamma * p.log(),
-                           -0.75 * p**gamma * (1 - p).log())
-    if weighted:
-        expected = expected * weight[target][:, None]
-    torch.testing.assert_close(loss, expected)
-    loss.sum().backward()
-    expected.sum().backward()
-    torch.testing.assert_close(ours.grad, theirs.grad)
-
-
-def test_focal_loss_of_extreme_logits_is_finite() -> None:
-    logits = torch.tensor([[1e4, -1e4]])
-    target, weight = torch.tensor([1]), torch.zeros(0)
-    loss, gradient = torch.zeros(1, 2), torch.zeros(1, 2)
-    ops.sigmoid_focal_loss_forward(logits, target, weight, loss, 2.0, 0.25)
-    ops.sigmoid_focal_loss_backward(logits, target, weight, gradient, 2., .25)
-    assert loss.tolist() == [[7500, 2500]]
-    assert gradient.tolist() == [[0.75, -0.25]]

@@ -1,96 +1,16 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
-"""mmcv ops in plain torch, for an mmcv without compiled ops.
-
-The functions here take the place of those in ``mmcv._ext``; they are called
-by ``mmcv.ops`` and not meant for other code. Results equal the compiled ops
-(see ``tests/test_uncompiled_ops.py``). NMS and RoIAlign are computed by
-torchvision where it is installed. Ops without a function here raise when
-they are called.
-"""
+"""RoIAlign, written as products with sparse matrices."""
 import math
-from functools import lru_cache, wraps
-from types import ModuleType
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+from functools import wraps
+from typing import Callable, Iterator, Tuple
 
 import torch
 from torch import Tensor
 
-from .compat import build_ops_command
+from . import common
 
-#: Boxes that NMS compares with all others at a time.
-NMS_BLOCK = 512
 #: Interpolation weights that RoIAlign holds in memory at a time.
 ROI_ALIGN_WEIGHTS = 2**22
-
-
-@lru_cache(maxsize=None)
-def torchvision_ops() -> Optional[ModuleType]:
-    """Return ``torchvision.ops``, or None where it cannot be used.
-
-    A torchvision built for another torch fails at import with a
-    RuntimeError, so that counts as none.
-    """
-    try:
-        from torchvision import ops
-    except (ImportError, RuntimeError, OSError):
-        return None
-    return ops
-
-
-def _pairwise_iou(rows: Tensor, columns: Tensor, offset: int) -> Tensor:
-    """IoU of boxes (M, 4) and (N, 4) in the order of mmcv's arithmetic."""
-    row_area, column_area = (
-        (boxes[:, 2] - boxes[:, 0] + offset) *
-        (boxes[:, 3] - boxes[:, 1] + offset) for boxes in (rows, columns))
-    top_left = torch.maximum(rows[:, None, :2], columns[None, :, :2])
-    bottom_right = torch.minimum(rows[:, None, 2:], columns[None, :, 2:])
-    inter = (bottom_right - top_left + offset).clamp(min=0).prod(-1)
-    return inter / (row_area[:, None] + column_area[None] - inter)
-
-
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float,
-        offset: int) -> Tensor:
-    """Greedy non-maximum suppression.
-
-    Args:
-        boxes (Tensor): (N, 4), x1, y1, x2, y2 in pixels.
-        scores (Tensor): (N,).
-        iou_threshold (float): A box goes if its IoU with a kept box of
-            higher score is above this.
-        offset (int): 0 or 1; a side is ``x2 - x1 + offset`` long.
-
-    Returns:
-        Tensor: Kept indices (K,) int64, by falling score.
-    """
-    boxes, scores = boxes.detach(), scores.detach()
-    if boxes.dtype in (torch.float16, torch.bfloat16):
-        boxes = boxes.float()
-    vision = torchvision_ops()
-    # torchvision knows no offset.
-    if vision is not None and offset == 0:
-        return vision.nms(boxes, scores.to(boxes.dtype), iou_threshold)
-    order = scores.sort(descending=True)[1]
-    kept = [order[:0]]
-    while order.numel():
-        block, order = order[:NMS_BLOCK], order[NMS_BLOCK:]
-        overlaps = _pairwise_iou(boxes[block], boxes[block],
-                                 offset) > iou_threshold
-        overlaps = overlaps.triu(diagonal=1)
-        # A box stays if no box that stays, with a higher score, overlaps it.
-        # Each round settles at least the next box, and the answer is the
-        # only fixed point.
-        stays = ~overlaps.any(0)
-        while True:
-            update = ~(overlaps & stays[:, None]).any(0)
-            if torch.equal(update, stays):
-                break
-            stays = update
-        block = block[stays]
-        kept.append(block)
-        suppressed = _pairwise_iou(boxes[block], boxes[order],
-                                   offset) > iou_threshold
-        order = order[~suppressed.any(0)]
-    return torch.cat(kept)
 
 
 def _sample_axis(start: Tensor, length: Tensor, bins: int, grid: int,
@@ -231,20 +151,15 @@ def _full_precision(function: Callable) -> Callable:
     return wrapper
 
 
-def _compute_dtype(tensor: Tensor) -> torch.dtype:
-    """Half precision is too coarse for coordinates and unsupported here."""
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
 def _check_pool_mode(pool_mode: int) -> None:
     if pool_mode != 1:
-        _raise_uncompiled("roi_align with pool_mode='max'")
+        common.raise_uncompiled("roi_align with pool_mode='max'")
 
 
 def _vision_roi_align(input: Tensor, rois: Tensor, size: Tuple[int, int],
                       spatial_scale: float, sampling_ratio: int,
                       aligned: bool) -> Tensor:
-    return torchvision_ops().roi_align(
+    return common.torchvision_ops().roi_align(
         input,
         rois.to(input.dtype),
         size,
@@ -278,8 +193,8 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor,
         RuntimeError: If ``pool_mode`` is 0.
     """
     _check_pool_mode(pool_mode)
-    dtype = _compute_dtype(input)
-    if torchvision_ops() is not None:
+    dtype = common.compute_dtype(input)
+    if common.torchvision_ops() is not None:
         output.copy_(
             _vision_roi_align(
                 input.to(dtype), rois, (aligned_height, aligned_width),
@@ -317,9 +232,9 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor,
         RuntimeError: If ``pool_mode`` is 0.
     """
     _check_pool_mode(pool_mode)
-    dtype = _compute_dtype(grad_output)
+    dtype = common.compute_dtype(grad_output)
     grad_output = grad_output.to(dtype)
-    if torchvision_ops() is not None:
+    if common.torchvision_ops() is not None:
         with torch.enable_grad():
             input = torch.zeros_like(
                 grad_input, dtype=dtype, requires_grad=True)
@@ -337,144 +252,3 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor,
         pixels += torch.sparse.mm(matrix.t(), bins[numbers])
     grad_input += pixels.view(batch, height, width,
                               channels).permute(0, 3, 1, 2)
-
-
-def ms_deform_attn_forward(value: Tensor, value_spatial_shapes: Tensor,
-                           value_level_start_index: Tensor,
-                           sampling_locations: Tensor,
-                           attention_weights: Tensor,
-                           im2col_step: int) -> Tensor:
-    """Multi-scale deformable attention by mmcv's own torch function.
-
-    mmcv uses that function on a CPU only; on a GPU it asks for this op.
-
-    Args:
-        value (Tensor): (B, sum of H * W, heads, channels).
-        value_spatial_shapes (Tensor): (levels, 2), H and W.
-        value_level_start_index (Tensor): Unused here.
-        sampling_locations (Tensor): (B, queries, heads, levels, points, 2),
-            x and y as a share of the level's size.
-        attention_weights (Tensor): (B, queries, heads, levels, points).
-        im2col_step (int): Unused here.
-
-    Returns:
-        Tensor: (B, queries, heads * channels).
-    """
-    from mmcv.ops.multi_scale_deform_attn import \
-        multi_scale_deformable_attn_pytorch
-    return multi_scale_deformable_attn_pytorch(
-        value, value_spatial_shapes, sampling_locations,
-        attention_weights).to(value.dtype)
-
-
-def ms_deform_attn_backward(value: Tensor, value_spatial_shapes: Tensor,
-                            value_level_start_index: Tensor,
-                            sampling_locations: Tensor,
-                            attention_weights: Tensor, grad_output: Tensor,
-                            grad_value: Tensor, grad_sampling_loc: Tensor,
-                            grad_attn_weight: Tensor,
-                            im2col_step: int) -> None:
-    """Fill the three gradients of :func:`ms_deform_attn_forward`."""
-    with torch.enable_grad():
-        inputs = [
-            tensor.detach().requires_grad_()
-            for tensor in (value, sampling_locations, attention_weights)
-        ]
-        output = ms_deform_attn_forward(inputs[0], value_spatial_shapes,
-                                        value_level_start_index, inputs[1],
-                                        inputs[2], im2col_step)
-    grads = torch.autograd.grad(output, inputs, grad_output)
-    for target, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight),
-                            grads):
-        target.copy_(grad)
-
-
-def _focal_terms(
-        input: Tensor, target: Tensor, weight: Tensor,
-        alpha: float) -> Tuple[Tensor, Tensor, Tensor]:
-    """Return logits of the true class' side, its sign and its factor."""
-    logits = input.to(_compute_dtype(input))
-    classes = torch.arange(input.size(1), device=input.device)
-    positive = target[:, None] == classes
-    factor = torch.where(positive, alpha, 1 - alpha).to(logits)
-    if weight.numel():
-        factor = factor * weight[target][:, None]
-    sign = torch.where(positive, 1, -1).to(logits)
-    return logits * sign, sign, factor
-
-
-def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor,
-                               output: Tensor, gamma: float,
-                               alpha: float) -> None:
-    """Focal loss (https://arxiv.org/abs/1708.02002, eq. 5) per element.
-
-    mmdet computes it in torch on a CPU; on a GPU it asks for this op.
-
-    Args:
-        input (Tensor): Logits (N, C).
-        target (Tensor): (N,) int64; C means background.
-        weight (Tensor): Factor of each class (C,), or empty.
-        output (Tensor): (N, C), is filled.
-        gamma (float): Focusing exponent.
-        alpha (float): Weight of the positive side.
-    """
-    logits, _, factor = _focal_terms(input, target, weight, alpha)
-    log_p = torch.nn.functional.logsigmoid(logits)
-    output.copy_(-factor * torch.sigmoid(-logits)**gamma * log_p)
-
-
-def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor,
-                                grad_input: Tensor, gamma: float,
-                                alpha: float) -> None:
-    """Fill the derivative of :func:`sigmoid_focal_loss_forward`."""
-    logits, sign, factor = _focal_terms(input, target, weight, alpha)
-    log_p = torch.nn.functional.logsigmoid(logits)
-    p, rest = torch.sigmoid(logits), torch.sigmoid(-logits)
-    grad_input.copy_(factor * sign * rest**gamma * (gamma * p * log_p - rest))
-
-
-def _no_compiler() -> str:
-    """What mmcv itself reports where it has no ops."""
-    return 'n/a'
-
-
-SERVED: Dict[str, Callable] = {
-    'nms': nms,
-    'roi_align_forward': roi_align_forward,
-    'roi_align_backward': roi_align_backward,
-    'ms_deform_attn_forward': ms_deform_attn_forward,
-    'ms_deform_attn_backward': ms_deform_attn_backward,
-    'sigmoid_focal_loss_forward': sigmoid_focal_loss_forward,
-    'sigmoid_focal_loss_backward': sigmoid_focal_loss_backward,
-    'get_compiler_version': _no_compiler,
-    'get_compiling_cuda_version': _no_compiler,
-}
-
-
-def _raise_uncompiled(name: str) -> None:
-    raise RuntimeError(
-        f'The mmcv op {name} was called, but this mmcv has no compiled ops '
-        'and mmsemi does not replace this one. Compile them once (a C++ '
-        'compiler is needed) with `make ops` in the source tree of mmsemi, '
-        f'or with:\n  {build_ops_command()}\n"python -m mmsemi.doctor" '
-        'lists the models that need no compiled op.')
-
-
-def get_op(name: str) -> Callable[..., Any]:
-    """Return the replacement of an op of ``mmcv._ext``.
-
-    Args:
-        name (str): Name of the op.
-
-    Returns:
-        Callable: A function of :data:`SERVED`, or one that raises a
-        RuntimeError with the way to compiled ops when it is called.
-    """
-    if name in SERVED:
-        return SERVED[name]
-
-    def uncompiled_op(*args, **kwargs) -> None:
-        _raise_uncompiled(name)
-
-    uncompiled_op.__name__ = uncompiled_op.__qualname__ = name
-    return uncompiled_op

@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/solov2_digits.py',
     '../_base_/datasets/digits_instance.py',
-    '../_base_/schedules/schedule_digits_2k.py',
+    '../_base_/schedules/schedule_2k.py',
     '../_base_/digits_runtime.py'
 ]
 # Evaluated is the moving average of the weights, as a teacher is.
@@ -11,6 +11,6 @@ custom_hooks = [
         type='EMAHook',
         ema_type='MomentumAnnealingEMA',
         momentum=0.005,
-        gamma=1,
+        gamma=9,
         update_buffers=True)
 ]

@@ -114,8 +114,7 @@ def _student_instances(model: SemiInstanceSegmentor, inputs: Tensor,
     for result, sample in zip(results, samples):
         instances = result.pred_instances
         if 'masks' in instances:
-            instances.masks = fit_canvas(instances.masks,
-                                         sample.img_shape[:2])
+            instances.masks = fit_canvas(instances.masks, sample.img_shape[:2])
         found.append(instances)
     return found
 
