@@ -30,7 +30,12 @@ env_cfg = dict(
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(
     type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
-log_processor = dict(type='LogProcessor', window_size=50, by_epoch=False)
+# Figures on pseudo-labels vary from batch to batch as losses do.
+log_processor = dict(
+    type='LogProcessor',
+    window_size=50,
+    by_epoch=False,
+    mean_pattern=r'.*(loss|time|data_time|grad_norm|pseudo/).*')
 
 log_level = 'INFO'
 load_from = None
