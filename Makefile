@@ -3,9 +3,11 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Where torch comes from. Empty: pip's own index, which on Linux brings CUDA.
-# For a machine without a GPU: https://download.pytorch.org/whl/cpu
-TORCH_INDEX ?=
+# An index to take torch from besides pip's own, whose torch for Linux brings
+# some gigabytes of CUDA. auto: CPU_INDEX on Linux without an NVIDIA driver,
+# where it can be reached; empty: none.
+TORCH_INDEX ?= auto
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
@@ -31,7 +33,7 @@ help:
 	@echo 'make docs       build docs/ into build/site'
 	@echo 'make clean      remove what was built (distclean: $(VENV) too)'
 	@echo 'Variables: PYTHON=python3.12  VENV=.venv-cuda'
-	@echo '  TORCH_INDEX=https://download.pytorch.org/whl/cpu  (no GPU)'
+	@echo '  TORCH_INDEX=https://download.pytorch.org/whl/cu130 (empty: pip'"'"'s own)'
 	@echo '  PYTEST_ARGS="-k sampler"  DEMO_ARGS=...  BENCH_ARGS=...'
 
 $(PY):
@@ -46,9 +48,16 @@ $(PY):
 # from pip's cache: that may hold ops that were built for another torch.
 $(VENV)/.installed: constraints.txt requirements/runtime.txt \
 		requirements/openmmlab.txt setup.cfg setup.py pyproject.toml | $(PY)
-	@echo 'Installing torch ...'
-	@$(PIP_INSTALL) $(if $(TORCH_INDEX), \
-		--extra-index-url $(TORCH_INDEX)) torch
+	@index='$(TORCH_INDEX)'; \
+	if [ "$$index" = auto ]; then \
+		index=; \
+		if [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null && \
+			$(PY) -c 'from urllib.request import urlopen; \
+				urlopen("$(CPU_INDEX)/", timeout=5)' 2>/dev/null; \
+		then index='$(CPU_INDEX)'; fi; \
+	fi; \
+	echo "Installing torch from $${index:-the index of pip} ..."; \
+	$(PIP_INSTALL) $${index:+--extra-index-url "$$index"} torch
 	@echo 'Installing OpenMMLab ...'
 	@$(PIP_INSTALL) --no-cache-dir --no-deps onedl-mmcv
 	@$(PIP_INSTALL) -r requirements/openmmlab.txt -r requirements/runtime.txt \

@@ -28,7 +28,7 @@ METAFILES = sorted(ROOT.glob('configs/*/metafile.yml'))
 
 # {method}_{model parts}_{GPUs}xb{images per GPU}-{steps}k_{data}-{part}
 NAME_RULE = re.compile(r'(?P<method>[a-z0-9-]+)(_[a-z0-9-]+)+'
-                       r'_\d+xb(?P<batch>\d+)-(?P<length>\d+)k'
+                       r'_(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<length>\d+)k'
                        r'_(?P<data>[a-z0-9]+)-(?P<part>[a-z0-9]+)')
 PERCENTS = (1, 2, 5, 10)
 
@@ -122,7 +122,11 @@ def test_name_tells_what_is_inside(path):
     assert rule['method'].replace('-', '_') == path.parent.name
     config = load(path)
     assert config.train_cfg.max_iters // 1000 == int(rule['length'])
-    assert config.train_dataloader.batch_size == int(rule['batch'])
+    batch = int(rule['batch'])
+    assert config.train_dataloader.batch_size == batch
+    if rule['data'] == 'coco':
+        total = int(rule['gpus']) * batch
+        assert config.auto_scale_lr.base_batch_size == total
 
 
 @pytest.mark.parametrize('path', **named(COCO_CONFIGS))

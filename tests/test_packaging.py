@@ -227,11 +227,29 @@ def test_tests_run_with_compiled_ops_and_take_arguments() -> None:
     assert '-k nothing' in commands
 
 
-def test_torch_comes_from_the_named_index() -> None:
-    index = 'https://download.pytorch.org/whl/cpu'
-    assert f'--extra-index-url {index} torch' in make('install',
-                                                      f'TORCH_INDEX={index}')
-    assert '--extra-index-url' not in make('install')
+@pytest.mark.parametrize('choice, reachable, expected', [
+    ('auto', True, 'CPU'),
+    ('auto', False, ''),
+    ('', True, ''),
+    ('http://localhost/cu130', True, 'http://localhost/cu130'),
+])
+def test_torch_index(choice, reachable, expected, tmp_path) -> None:
+    (tmp_path / 'index').mkdir()
+    cpu_index = (tmp_path / ('index' if reachable else 'none')).as_uri()
+    expected = expected.replace('CPU', cpu_index)
+    # Only its rule for torch, with an echo in place of pip.
+    recipe = make('install', f'TORCH_INDEX={choice}', f'CPU_INDEX={cpu_index}')
+    rule = recipe[recipe.index("index='"):recipe.index('echo \'Installing Op')]
+    rule = re.sub(r'\S+ -m pip \S+ install -q', 'echo pip', rule)
+    rule = rule.replace('no-such-venv/bin/python', sys.executable)
+    # A machine without an NVIDIA driver.
+    rule = rule.replace('command -v nvidia-smi', 'false')
+    out = run('sh', '-c', rule, cwd=tmp_path)
+    option = f'--extra-index-url {expected} ' if expected else ''
+    assert out.splitlines() == [
+        f'Installing torch from {expected or "the index of pip"} ...',
+        f'pip --no-compile -c constraints.txt {option}torch'
+    ]
 
 
 def test_help_is_the_default_target() -> None:

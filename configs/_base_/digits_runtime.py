@@ -3,4 +3,4 @@
 _base_ = './default_runtime.py'
 default_hooks = dict(
     logger=dict(interval=100),
-    checkpoint=dict(interval=500, max_keep_ckpts=1))
+    checkpoint=dict(interval=500, max_keep_ckpts=2))

@@ -18,3 +18,4 @@ model = dict(
     unsup_weight=4.0)
 
 val_cfg = dict(type='mmsemi.TeacherStudentValLoop')
+auto_scale_lr = dict(enable=False, base_batch_size=40)

@@ -20,3 +20,4 @@ model = dict(
     unsup_weight=2.0)
 
 val_cfg = dict(type='mmsemi.TeacherStudentValLoop')
+auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -4,3 +4,4 @@ _base_ = [
     '../_base_/datasets/coco_instance.py',
     '../_base_/schedules/schedule_180k.py', '../_base_/default_runtime.py'
 ]
+auto_scale_lr = dict(enable=False, base_batch_size=8)

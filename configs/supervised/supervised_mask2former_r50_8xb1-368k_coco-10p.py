@@ -51,3 +51,4 @@ default_hooks = dict(
     iter_seed=dict(type='mmsemi.IterSeedHook'),
     training_check=dict(type='mmsemi.TrainingCheckHook'),
     checkpoint=dict(save_best='coco/segm_mAP', rule='greater'))
+auto_scale_lr = dict(enable=False, base_batch_size=8)

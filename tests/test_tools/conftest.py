@@ -1,5 +1,6 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """A training of milliseconds per step, and the tools to run on it."""
+import gc
 import os
 import runpy
 import signal
@@ -8,14 +9,17 @@ import time
 import traceback
 import uuid
 from pathlib import Path
-from typing import Callable, List, NamedTuple, NoReturn
+from typing import Callable, List, NamedTuple, NoReturn, Tuple
 
 import mmdet.apis
 import mmdet.models
 import mmdet.visualization  # noqa: F401
 import pytest
 import torch
+from yapf.yapflib import yapf_api
 
+import mmsemi.engine.hooks
+import mmsemi.engine.loops  # noqa: F401
 from mmsemi.apis import train
 from mmsemi.datasets import make_digits
 
@@ -221,11 +225,18 @@ def trained(config_text, tmp_path_factory) -> Path:
     """Folder with the tiny config and its checkpoint of step 2."""
     folder = tmp_path_factory.mktemp('trained')
     (folder / 'tiny.py').write_text(config_text)
-    train(
-        folder / 'tiny.py',
-        work_dir=folder / 'work_dir',
-        cfg_options={'train_cfg.max_iters': 2})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yapf_api, 'FormatCode', unformatted)
+        train(
+            folder / 'tiny.py',
+            work_dir=folder / 'work_dir',
+            cfg_options={'train_cfg.max_iters': 2})
     return folder
+
+
+def unformatted(text: str, **kwargs) -> Tuple[str, bool]:
+    """Stand in for yapf."""
+    return text, False
 
 
 def run_as_script(name: str, args: List[str], folder: Path) -> NoReturn:
@@ -236,8 +247,12 @@ def run_as_script(name: str, args: List[str], folder: Path) -> NoReturn:
             file = os.open(folder / stream, os.O_WRONLY | os.O_CREAT)
             os.dup2(file, number)
             setattr(sys, f'std{stream}', open(number, 'w', closefd=False))
+        # Data sets collect garbage, which would copy the parent's memory.
+        gc.freeze()
         # The threads of the parent do not exist here.
         torch.set_num_threads(1)
+        # A runner formats its config four times, longer than it trains here.
+        yapf_api.FormatCode = unformatted
         os.chdir(folder.parent)
         sys.argv = [f'{name}.py', *args]
         runpy.run_path(str(TOOLS / f'{name}.py'), run_name='__main__')

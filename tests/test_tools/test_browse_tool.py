@@ -34,7 +34,8 @@ def test_hidden_labels_are_drawn(write_config, run_tool, tmp_path):
                           "unlabeled_dataset.pop('img_dir')\n"
                           "unlabeled_dataset['pipeline'].insert(1, load[1])\n")
     pictures = []
-    for name, path in (('hidden', config), ('none', write_config())):
+    for name, path in (('hidden', config), ('none',
+                                               write_config(name='none'))):
         done = run_tool('browse_dataset', path, '--output-dir',
                         tmp_path / name, '--number', 2)
         assert done.code == 0, done.err

@@ -47,7 +47,7 @@ def test_data_elsewhere_are_no_error(write_config, run_tool):
      "train_cfg.max_itres: IterBasedTrainLoop has no argument 'max_itres'. "
      'Did you mean max_iters'),
     ("model['teacher']['momentum'] = 2",
-     'model: class `SemiInstanceSegmentor` in'),
+     'model: teacher.momentum=2; allowed are numbers above 0 up to 1'),
     ("load_from = 'missing.pth'",
      'load_from: There is no file missing.pth.'),
     ("train_dataloader['collate_fn'] = dict(type='default_collate')",

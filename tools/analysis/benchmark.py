@@ -9,6 +9,10 @@ from pathlib import Path
 from statistics import median
 from typing import Callable, Dict, List, Tuple
 
+# Before mmdet, which cannot be imported where mmcv has no ops.
+import mmsemi  # noqa: F401
+
+# isort: split
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
@@ -19,14 +23,18 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 from mmsemi.methods import SemiInstanceSegmentor, load_segmentor_config
-from mmsemi.methods.semi_instance_segmentor import (pseudo_sample,
-                                                    view_frame)
+from mmsemi.methods.semi_instance_segmentor import pseudo_sample, view_frame
 from mmsemi.structures.tensor_masks import TensorMasks
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / 'configs' / 'mean_teacher'
 CONFIGS = dict(
     mask_rcnn='mean-teacher_mask-rcnn_r50-fpn_8xb5-180k_coco-10p.py',
     mask2former='mean-teacher_mask2former_r50_8xb2-368k_coco-10p.py')
+# Thresholds with which a stage does its work and drops nothing.
+NEUTRAL = {
+    'mmsemi.FilterByScore': dict(score_thr=0.),
+    'mmsemi.FilterByArea': dict(min_area=0),
+}
 STEP_LIMIT = 1.10
 MASK_LIMIT = 1.0
 ROW = '{:<34} {:>9} {:>9} {:>7} {:>13} {:>6}'
@@ -170,12 +178,6 @@ def build_model(name: str, instances: int,
     return model.to(device).train()
 
 
-NEUTRAL = {
-    'mmsemi.FilterByScore': dict(score_thr=0.),
-    'mmsemi.FilterByArea': dict(min_area=0),
-}
-
-
 def make_instances(num: int, size: int, device: torch.device,
                    generator: torch.Generator) -> InstanceData:
     """Return random rectangles as ground truth of a data loader."""
@@ -187,7 +189,7 @@ def make_instances(num: int, size: int, device: torch.device,
         mask[y1:y2, x1:x2] = 1
     return InstanceData(
         bboxes=boxes.to(device),
-        labels=torch.randint(80, (num, ), generator=generator).to(device),
+        labels=torch.zeros((num, ), dtype=torch.long, device=device),
         masks=BitmapMasks(masks, size, size))
 
 
