@@ -8,7 +8,7 @@ from .version import __version__
 # The doctor must also run where this package cannot be used. Python imports
 # the package first and says only in sys.argv[0] that it still looks for the
 # module to run.
-_is_doctor = getattr(sys, 'argv', [''])[0] == '-m' and any(
+_is_doctor = getattr(sys, 'argv', None) and sys.argv[0] == '-m' and any(
     arg.endswith('mmsemi.doctor') for arg in sys.orig_argv)
 
 if not _is_doctor:

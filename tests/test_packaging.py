@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -234,8 +236,8 @@ def test_tests_run_with_compiled_ops_and_take_arguments() -> None:
     ('http://localhost/cu130', True, 'http://localhost/cu130'),
 ])
 def test_torch_index(choice, reachable, expected, tmp_path) -> None:
-    (tmp_path / 'index').mkdir()
-    cpu_index = (tmp_path / ('index' if reachable else 'none')).as_uri()
+    server = HTTPServer(('127.0.0.1', 0), SimpleHTTPRequestHandler)
+    cpu_index = f'http://127.0.0.1:{server.server_port}'
     expected = expected.replace('CPU', cpu_index)
     # Only its rule for torch, with an echo in place of pip.
     recipe = make('install', f'TORCH_INDEX={choice}', f'CPU_INDEX={cpu_index}')
@@ -244,7 +246,14 @@ def test_torch_index(choice, reachable, expected, tmp_path) -> None:
     rule = rule.replace('no-such-venv/bin/python', sys.executable)
     # A machine without an NVIDIA driver.
     rule = rule.replace('command -v nvidia-smi', 'false')
-    out = run('sh', '-c', rule, cwd=tmp_path)
+    if reachable:
+        Thread(target=server.serve_forever, daemon=True).start()
+    else:
+        server.server_close()
+    out = run('sh', '-c', rule, cwd=tmp_path, no_proxy='127.0.0.1')
+    if reachable:
+        server.shutdown()
+        server.server_close()
     option = f'--extra-index-url {expected} ' if expected else ''
     assert out.splitlines() == [
         f'Installing torch from {expected or "the index of pip"} ...',

@@ -41,8 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def build_data(config: Any, seed: int) -> Tuple[Any, Iterable[int]]:
     """Return the training data and the order of its samples."""
-    from mmengine.registry import (DATA_SAMPLERS, DATASETS,
-                                   init_default_scope)
+    from mmengine.registry import DATA_SAMPLERS, DATASETS, init_default_scope
     from mmengine.runner import set_random_seed
     init_default_scope(config.get('default_scope', 'mmdet'))
     dataset = DATASETS.build(config.train_dataloader.dataset)

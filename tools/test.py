@@ -4,8 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from mmsemi.apis.cli import (add_cfg_options, add_launcher,
-                             export_local_rank, usage_errors)
+from mmsemi.apis.cli import (add_cfg_options, add_launcher, export_local_rank,
+                             usage_errors)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -2,8 +2,8 @@
 """Train a model."""
 import argparse
 
-from mmsemi.apis.cli import (add_cfg_options, add_launcher,
-                             export_local_rank, usage_errors)
+from mmsemi.apis.cli import (add_cfg_options, add_launcher, export_local_rank,
+                             usage_errors)
 
 
 def build_parser() -> argparse.ArgumentParser:

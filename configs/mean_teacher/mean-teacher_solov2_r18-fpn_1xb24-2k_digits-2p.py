@@ -28,6 +28,6 @@ model = dict(
             high_thr=0.5,
             skip_empty=True)
     ],
-    unsup_weight=dict(weight=3.0, ramp='linear', ramp_steps=200),
+    unsup_weight=dict(weight=2.0, ramp='linear', ramp_steps=200),
     hidden_label_interval=10)
 val_cfg = dict(type='mmsemi.TeacherStudentValLoop')

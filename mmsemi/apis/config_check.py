@@ -18,8 +18,7 @@ from mmsemi.methods import TeacherStudent
 from mmsemi.methods.teacher_student import VIEWS
 from .class_check import class_problems, leaf_datasets
 from .configs import ConfigLike, load_config
-from .data_files import (LOADERS, broken_file_named, data_sources,
-                         source_files)
+from .data_files import LOADERS, broken_file_named, data_sources, source_files
 from .type_check import Finding, check_types, resolve_type
 
 #: Annotations of more bytes are not read a second time.

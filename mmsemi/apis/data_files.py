@@ -62,6 +62,7 @@ def broken_file_named(cfg: Mapping) -> Iterator[None]:
         yield
     except json.JSONDecodeError:
         from mmsemi.datasets import load_coco
+
         # What mmdet raises does not name the file.
         for field in LOADERS:
             loader = cfg.get(field) or {}

@@ -9,8 +9,7 @@ from mmengine.dist import all_gather_object
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .checkpoints import (check_teacher, latest_checkpoint,
-                          load_checkpoint_file)
+from .checkpoints import check_teacher, latest_checkpoint, load_checkpoint_file
 from .class_check import ClassCheckHook
 from .configs import ConfigLike, config_name, load_config
 from .data_files import broken_file_named

@@ -12,8 +12,8 @@ from mmengine.registry import (DATA_SAMPLERS, DATASETS, EVALUATOR, FUNCTIONS,
                                OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS,
                                OPTIMIZERS, PARAM_SCHEDULERS, RUNNERS,
                                TASK_UTILS, TRANSFORMS, VISBACKENDS,
-                               VISUALIZERS, WEIGHT_INITIALIZERS,
-                               DefaultScope, Registry)
+                               VISUALIZERS, WEIGHT_INITIALIZERS, DefaultScope,
+                               Registry)
 
 from mmsemi.compat import is_installed
 

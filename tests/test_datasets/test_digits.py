@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
+
 from mmsemi.datasets.digit_scenes import (DIGIT_CLASSES, DigitSceneComposer,
-                                          class_frequencies,
-                                          load_handwriting)
+                                          class_frequencies, load_handwriting)
 from mmsemi.datasets.digits import checksum, make_digits
 
 ROOT = Path(__file__).resolve().parents[2]
