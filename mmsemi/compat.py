@@ -207,6 +207,24 @@ def register_scopes() -> None:
     MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 
+def inherit_without_scope() -> None:
+    """Let ``_base_ = 'mmsemi::...'`` inherit a config as it stands.
+
+    mmengine writes the package into every typed dict that is inherited by
+    name, so that bare types in it resolve there. mmsemi's configs name their
+    own types ``mmsemi.X`` and leave bare ones to ``default_scope``, mmdet or
+    mmseg, where ``_scope_='mmsemi'`` would not find them.
+    """
+    from mmengine.config import Config
+    find_config = Config._get_cfg_path
+
+    def find_config_and_scope(cfg_path: str, filename: str) -> tuple:
+        path, scope = find_config(cfg_path, filename)
+        return path, None if scope == 'mmsemi' else scope
+
+    Config._get_cfg_path = staticmethod(find_config_and_scope)
+
+
 def forbid_pip_install() -> None:
     """Turn mmengine's silent ``pip install`` into an error.
 
@@ -282,6 +300,7 @@ def setup() -> None:
         return
     check_openmmlab()
     register_scopes()
+    inherit_without_scope()
     forbid_pip_install()
     provide_mmcv_ops()
     _is_set_up = True

@@ -21,9 +21,11 @@ from mmsemi.datasets.digits import make_digits
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {
     'supervised':
-    ROOT / 'configs/supervised/supervised_solov2_r18-fpn_1xb8-2k_digits-2p.py',
+    ROOT / 'configs' / 'supervised' /
+    'supervised_solov2_r18-fpn_1xb8-2k_digits-2p.py',
     'mean teacher':
-    ROOT / 'configs/mean_teacher/mean-teacher_solov2_r18-fpn_1xb24-2k_digits-2p.py'
+    ROOT / 'configs' / 'mean_teacher' /
+    'mean-teacher_solov2_r18-fpn_1xb24-2k_digits-2p.py'
 }
 RECORDED = ROOT / 'configs/mean_teacher/digits_results.json'
 PERCENT = 2

@@ -1,6 +1,5 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """Read and find checkpoints."""
-import pickle
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Union
@@ -34,10 +33,12 @@ def load_checkpoint_file(checkpoint: Union[str, Path]) -> dict:
     try:
         with torch.serialization.safe_globals(history_types):
             loaded = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    # Bytes that are no checkpoint can make it fail in any way.
+    except Exception as error:
         raise ValueError(
             f'{checkpoint} cannot be read as a checkpoint: it is damaged or '
-            f'holds more than data. {str(error).splitlines()[0]}') from error
+            'holds more than data. '
+            f'{type(error).__name__}: {str(error)[:200]}') from error
     if not isinstance(loaded, dict):
         raise ValueError(f'{checkpoint} is no checkpoint: it holds a '
                          f'{type(loaded).__name__}.')

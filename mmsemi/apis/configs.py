@@ -177,8 +177,8 @@ def diff_configs(base: Mapping, config: Mapping) -> List[str]:
     for key in before.keys() | after.keys():
         if key in before and key in after and before[key] == after[key]:
             continue
-        for order, (sign, values) in enumerate(
-            (('-', before), ('+', after))):
+        sides = (('-', before), ('+', after))
+        for order, (sign, values) in enumerate(sides):
             if key in values:
                 lines.append((key, order, f'{sign} {key} = {values[key]!r}'))
     return [line for *_, line in sorted(lines)]

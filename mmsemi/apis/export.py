@@ -226,7 +226,7 @@ def _plain_dataset(dataset: ConfigDict, meta: dict, where: str) -> None:
             raise ValueError(
                 f'{where}.type={kind!r} is no COCO data set: mmdet cannot '
                 'read it. Test on an mmdet data set, or export with '
-                "--cfg-options test_dataloader.dataset.type=CocoDataset.")
+                '--cfg-options test_dataloader.dataset.type=CocoDataset.')
         dataset.type = 'CocoDataset'
         dataset.metainfo = plain(
             {key: meta[key] for key in ('classes', 'palette') if key in meta})

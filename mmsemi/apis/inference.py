@@ -79,4 +79,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(plain(child) for child in value)
     return value
-

@@ -136,7 +136,7 @@ def suggest_types(name: str, registries: Sequence[Registry]) -> str:
         for full in _all_names(registry):
             known.setdefault(full.rpartition('.')[2], []).append(full)
     near = [bare] if bare in known else difflib.get_close_matches(
-        bare, known, 3, 0.7)
+        bare, known, 3)
     near = [full for other in near for full in known[other] if full != name]
     if near:
         return f'Did you mean {" or ".join(near[:4])}?'

@@ -175,8 +175,8 @@ def test_crowd_regions_are_no_false_alarms(instances_factory, with_masks):
             del instances.masks
     assert counts(measure_pseudo_labels(found, hidden)) == (3, 1, 1)
     assert counts(measure_pseudo_labels(found, hidden, crowd)) == (2, 1, 1)
-    assert counts(measure_pseudo_labels(found, hidden[:0], crowd)) == (1, 0,
-                                                                      0)
+    nothing = hidden[:0]
+    assert counts(measure_pseudo_labels(found, nothing, crowd)) == (1, 0, 0)
     # Half of the first lies outside of this crowd.
     partial = instances_factory([[2, 0, 20, 20]], [0], SHAPE)
     if not with_masks:

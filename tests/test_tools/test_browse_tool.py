@@ -2,6 +2,15 @@
 import numpy as np
 from PIL import Image
 
+HIDDEN_LABELS = '''
+unlabeled_dataset.update(
+    type='mmsemi.DigitsInstanceDataset',
+    ann_file='annotations/instances_train.json',
+    data_prefix=dict(img='train/'))
+unlabeled_dataset.pop('img_dir')
+unlabeled_dataset['pipeline'].insert(1, load[1])
+'''
+
 
 def test_views_are_drawn_side_by_side(write_config, run_tool, tmp_path):
     config = write_config()
@@ -27,15 +36,10 @@ def test_views_are_drawn_side_by_side(write_config, run_tool, tmp_path):
 
 
 def test_hidden_labels_are_drawn(write_config, run_tool, tmp_path):
-    config = write_config("\nunlabeled_dataset.update(\n"
-                          "    type='mmsemi.DigitsInstanceDataset',\n"
-                          "    ann_file='annotations/instances_train.json',\n"
-                          "    data_prefix=dict(img='train/'))\n"
-                          "unlabeled_dataset.pop('img_dir')\n"
-                          "unlabeled_dataset['pipeline'].insert(1, load[1])\n")
+    configs = dict(
+        hidden=write_config(HIDDEN_LABELS), none=write_config(name='none'))
     pictures = []
-    for name, path in (('hidden', config), ('none',
-                                               write_config(name='none'))):
+    for name, path in configs.items():
         done = run_tool('browse_dataset', path, '--output-dir',
                         tmp_path / name, '--number', 2)
         assert done.code == 0, done.err

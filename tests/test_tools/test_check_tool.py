@@ -51,7 +51,7 @@ def test_data_elsewhere_are_no_error(write_config, run_tool):
     ("load_from = 'missing.pth'",
      'load_from: There is no file missing.pth.'),
     ("train_dataloader['collate_fn'] = dict(type='default_collate')",
-     "train_dataloader.collate_fn: views need collate_fn=dict("
+     'train_dataloader.collate_fn: views need collate_fn=dict('
      "type='pseudo_collate')"),
     ("labeled_dataset['pipeline'][-1]['branch_field'] = ['sup']",
      'the sources differ in branch_field of MultiBranch'),

@@ -46,7 +46,7 @@ def test_metrics_and_pictures_are_written(trained, run_tool, tmp_path):
     (['{plain}', '{checkpoint}'],
      'The checkpoint holds a teacher and a student'),
     (['{plain}', '{checkpoint}', '--model', 'student'],
-     "model is a plain SOLOv2, which has no student"),
+     'model is a plain SOLOv2, which has no student'),
 ])
 def test_wrong_arguments_end_in_one_line(trained, write_config, run_tool,
                                          args, message):

@@ -246,7 +246,7 @@ class RandomCutout(_RandomColor):
             raise ValueError('RandomCutout: ratio must be (low, high) with '
                              f'0 < low <= high <= 1, but got {ratio}')
         if isinstance(fill, str) and fill != 'noise':
-            raise ValueError("RandomCutout: fill must be a value, one value "
+            raise ValueError('RandomCutout: fill must be a value, one value '
                              f"per channel or 'noise', but got {fill!r}")
         self.num_patches = tuple(num_patches)
         self.ratio = tuple(ratio)

@@ -267,7 +267,7 @@ def _check_packing(transforms: Sequence[Callable], branch: str) -> None:
         raise ValueError(
             f'MultiBranch, branch {branch!r}: meta_keys of '
             f"{_name(type(packers[-1]))} must list 'homography_matrix', but "
-            f"is {tuple(meta_keys)}; mmsemi.PackDetInputs lists it by default")
+            f'is {tuple(meta_keys)}; mmsemi.PackDetInputs lists it by default')
 
 
 def _judge(transform: Callable) -> Tuple[str, str]:
@@ -286,7 +286,7 @@ def _judge(transform: Callable) -> Tuple[str, str]:
         if name in _PIXEL_INDEX:
             return 'wrong', (
                 'records its matrix in pixel-index coordinates, half a pixel '
-                f"off; use {_PIXEL_INDEX[name]} instead, or {shared}")
+                f'off; use {_PIXEL_INDEX[name]} instead, or {shared}')
         if name in _UNRECORDED:
             instead = _UNRECORDED[name]
             remedy = f'use {instead} instead, or {shared}'
