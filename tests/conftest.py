@@ -8,6 +8,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
+from mmengine.visualization import Visualizer
 
 NUM_CLASSES = 3
 CHANNELS = 16
@@ -149,6 +150,12 @@ def tiny_segmentor(name: str) -> dict:
 
 INSTANCE_SEGMENTERS = ('mask_rcnn', 'cascade_mask_rcnn', 'maskformer',
                        'mask2former', 'rtmdet_ins', 'solov2')
+
+
+@pytest.fixture(autouse=True)
+def own_visualizer():
+    """Let no test draw with the visualizer of an earlier one."""
+    Visualizer._instance_dict.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -251,13 +251,20 @@ class TeacherStudent(BaseModel):
     def update_teacher(self) -> None:
         """Move the teacher; to be called once per optimizer step.
 
-        Parameters and floating-point buffers are averaged (the latter over
-        all processes first, since each process sees other images), integer
-        buffers copied.
+        Parameters and floating-point buffers are averaged, integer buffers
+        copied. The student's own floating-point buffers become their mean
+        over all processes first: each process sees other images, and a
+        checkpoint holds those of one.
         """
         settings = self.teacher_settings
         self.step += 1
         self._losses_since_update = 0
+        if get_world_size() > 1:
+            all_reduce_params([
+                buffer for buffer in self.student.buffers()
+                if buffer.is_floating_point()
+            ],
+                              op='mean')
         if settings.mode == 'frozen':
             return
         update = int(self.step)
@@ -273,19 +280,12 @@ class TeacherStudent(BaseModel):
     def _average_teacher(self, momentum: float) -> None:
         pairs = list(
             zip(self.teacher.parameters(), self.student.parameters()))
-        float_buffers = []
         for teacher, student in zip(self.teacher.buffers(),
                                     self.student.buffers()):
             if student.is_floating_point():
-                float_buffers.append((teacher, student))
+                pairs.append((teacher, student))
             else:
                 teacher.copy_(student)
-        if get_world_size() > 1 and float_buffers:
-            means = [student.clone() for _, student in float_buffers]
-            all_reduce_params(means, op='mean')
-            float_buffers = [(teacher, mean) for (teacher, _), mean in zip(
-                float_buffers, means)]
-        pairs += float_buffers
         if pairs:
             torch._foreach_lerp_([teacher for teacher, _ in pairs],
                                  [student for _, student in pairs], momentum)

@@ -53,8 +53,12 @@ class KillHook(Hook):
 class StarveHook(Hook):
     """Leave the second process without pseudo-labels; note how many."""
 
+    # Before the teacher's update, which levels the statistics.
+    priority = 'VERY_HIGH'
+
     def __init__(self):
         self.per_image = []
+        self.running_mean = None
 
     def before_train(self, runner):
         if get_rank() == 1:
@@ -63,6 +67,8 @@ class StarveHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch, outputs):
         self.per_image.append(float(outputs['pseudo/per_image']))
+        self.running_mean = runner.model.module.student.backbone.bn1. \
+            running_mean.clone()
 
 
 def model_config(burn_in_steps=0):
@@ -227,7 +233,8 @@ def main():
         torch.save(
             dict(
                 state_dict=runner.model.module.state_dict(),
-                per_image=found.per_image),
+                per_image=found.per_image,
+                running_mean=found.running_mean),
             os.path.join(settings['work_dir'], f'rank{get_rank()}.pth'))
 
 

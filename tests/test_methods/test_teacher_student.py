@@ -309,7 +309,7 @@ def test_buffers_are_averaged_over_processes_first(monkeypatch):
     model.update_teacher()
     assert len(reduced) == 1
     assert model.teacher.mean.item() == 4.
-    assert model.student.mean.item() == 6.
+    assert model.student.mean.item() == 8.
     assert model.teacher.weight.item() == 2.
     assert model.teacher.count.item() == 5
 
