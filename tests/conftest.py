@@ -1,7 +1,13 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """Tiny versions of mmdet's segmenters and batches for them."""
+import os
 from typing import List, Optional, Sequence
 
+# Tiny models gain nothing from threads, and how a sum is split over them
+# decides its last bits. Before torch, and for the processes that tests start.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+# isort: split
 import numpy as np
 import pytest
 import torch
@@ -150,6 +156,12 @@ def tiny_segmentor(name: str) -> dict:
 
 INSTANCE_SEGMENTERS = ('mask_rcnn', 'cascade_mask_rcnn', 'maskformer',
                        'mask2former', 'rtmdet_ins', 'solov2')
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Undo what a tool of an earlier test may have set."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -54,8 +54,8 @@ def build_data(config: Any, seed: int) -> Tuple[Any, Iterable[int]]:
 
 def draw_sample(sample: dict, metainfo: dict) -> Tuple[str, np.ndarray]:
     """Return the image's name and its views side by side (H, W, 3), RGB."""
-    from mmsemi.visualization.drawing import (draw_instances, fitting_scale,
-                                              pseudo_label_panel)
+    from mmsemi.visualization import (draw_instances, fitting_scale,
+                                      pseudo_label_panel)
     inputs, samples = sample['inputs'], sample['data_samples']
     if not isinstance(inputs, dict):
         inputs, samples = dict(sup=inputs), dict(sup=samples)

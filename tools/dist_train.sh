@@ -15,8 +15,9 @@ CPU). With several nodes run it once on each, with these in the environment:
 The work dir must be on a file system that all nodes share. Also:
   PYTHON         the Python to use (python)
   TORCHRUN_ARGS  more options for torchrun, such as "--max-restarts 3"
-If a node is lost, the others end with an error; then start all nodes again
-with --resume.
+If a node is lost, the others end with an error: at once on the CPU, with
+GPUs after env_cfg.dist_cfg.timeout seconds (by default 600). Then start all
+nodes again with --resume.
 HELP
     exit 2
 fi

@@ -51,13 +51,13 @@ def prepare(args: argparse.Namespace) -> 'Config':  # noqa: F821
         cfg_options=args.cfg_options,
         launcher=args.launcher)
     if args.show_dir:
-        drawing = dict(
-            type='mmdet.DetVisualizationHook',
-            draw=True,
-            test_out_dir=args.show_dir)
-        cfg.default_hooks = {
-            **(cfg.get('default_hooks') or {}), 'visualization': drawing
+        hooks = dict(cfg.get('default_hooks') or {})
+        hooks['visualization'] = {
+            'type': 'mmdet.DetVisualizationHook',
+            **hooks.get('visualization', {}), 'draw': True,
+            'test_out_dir': args.show_dir
         }
+        cfg.default_hooks = hooks
         if cfg.get('visualizer') is None:
             cfg.visualizer = dict(
                 type='mmdet.DetLocalVisualizer', name='visualizer')

@@ -9,6 +9,9 @@ from torch import nn
 #: Modules whose ``num_classes`` is something else than the number of classes
 #: to predict: objectness, and a classification backbone.
 _OTHER_CLASSES = ('rpn_head', 'backbone')
+#: Modules of models whose heads count other classes than those of the data:
+#: words, or things apart from stuff.
+_OTHER_MODELS = ('language_model', 'semantic_head')
 
 
 def class_problems(dataset: Any,
@@ -36,7 +39,10 @@ def class_problems(dataset: Any,
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     if model is None or not classes:
         return problems
-    for name, module in model.named_modules():
+    modules = dict(model.named_modules())
+    if any(name.rpartition('.')[2] in _OTHER_MODELS for name in modules):
+        return problems
+    for name, module in modules.items():
         number = getattr(module, 'num_classes', None)
         if not isinstance(number, int) or any(
                 part in _OTHER_CLASSES for part in name.split('.')):
@@ -72,7 +78,8 @@ class ClassCheckHook(Hook):
 
     mmdet itself goes on: annotations of classes that are not listed are
     left out without a word, and labels beyond the model's classes fail deep
-    inside a loss, or not at all.
+    inside a loss, or not at all. ``check_classes = False`` in the config
+    turns the check off.
 
     Raises:
         ValueError: See :func:`class_problems`.
@@ -96,7 +103,9 @@ class ClassCheckHook(Hook):
 def _check(runner: Runner, dataset: Any, field: str) -> None:
     problems = class_problems(dataset, runner.model)
     if problems:
-        raise ValueError(f'{field}: ' + ' '.join(problems[:3]))
+        raise ValueError(
+            f'{field}: ' + ' '.join(problems[:3]) +
+            ' If this is meant, set check_classes=False in the config.')
 
 
 def _short(classes: Any) -> str:

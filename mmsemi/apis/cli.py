@@ -11,7 +11,11 @@ LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cfg-options``."""
+    """Add ``--cfg-options``.
+
+    Args:
+        parser (ArgumentParser): The tool's parser.
+    """
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -23,7 +27,11 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:
-    """Add ``--launcher`` and the rank that launchers pass."""
+    """Add ``--launcher`` and the rank that launchers pass.
+
+    Args:
+        parser (ArgumentParser): The tool's parser.
+    """
     parser.add_argument(
         '--launcher',
         choices=LAUNCHERS,
@@ -39,7 +47,11 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
 
 
 def export_local_rank(args: argparse.Namespace) -> None:
-    """Put the rank of old launchers where torch looks for it."""
+    """Put the rank of old launchers where torch looks for it.
+
+    Args:
+        args (Namespace): With ``local_rank``.
+    """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
 
@@ -49,6 +61,9 @@ def usage_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
 
     To be put around what only reads and checks; an error inside a training
     keeps its traceback.
+
+    Args:
+        parser (ArgumentParser): The tool's parser.
     """
     try:
         yield

@@ -13,9 +13,10 @@ from mmsemi.compat import PACKAGE_DIR
 
 ConfigLike = Union[str, Path, Config]
 
-#: Keys that the runner reads although they are no argument of it.
-_EXTRA_KEYS = ('activation_checkpointing', 'auto_scale_lr', 'compile',
-               'custom_imports', 'efficient_conv_bn_eval',
+#: Keys that the runner or the tools read although they are no argument of
+#: the runner.
+_EXTRA_KEYS = ('activation_checkpointing', 'auto_scale_lr', 'check_classes',
+               'compile', 'custom_imports', 'efficient_conv_bn_eval',
                'find_unused_parameters', 'model_wrapper_cfg', 'runner_type',
                'sync_bn', 'tta_model', 'tta_pipeline')
 

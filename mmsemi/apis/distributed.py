@@ -12,6 +12,7 @@ from typing import Dict, Tuple
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.dist import is_distributed
 
 #: Environment variables of rank, number of processes and rank on the node.
@@ -48,12 +49,12 @@ def check_launcher(launcher: str) -> None:
 def use_cpu_backend(cfg: Config) -> None:
     """Make a config of several processes run without a GPU, in place.
 
-    With a GPU, or with one process, it does nothing.
+    With a GPU or another accelerator, or with one process, it does nothing.
 
     Args:
         cfg (Config): With ``launcher``.
     """
-    if cfg.get('launcher', 'none') == 'none' or torch.cuda.is_available():
+    if cfg.get('launcher', 'none') == 'none' or get_device() != 'cpu':
         return
     env_cfg = cfg.get('env_cfg') or {}
     dist_cfg = {**env_cfg.get('dist_cfg', {}), 'backend': 'gloo'}
@@ -75,7 +76,7 @@ def init_cpu_processes(cfg: Config) -> None:
         cfg (Config): After :func:`use_cpu_backend`.
     """
     launcher = cfg.get('launcher', 'none')
-    if launcher == 'none' or torch.cuda.is_available() or is_distributed():
+    if launcher == 'none' or get_device() != 'cpu' or is_distributed():
         return
     rank, world_size, local_rank = (
         os.environ[name] for name in _RANK_VARIABLES[launcher])

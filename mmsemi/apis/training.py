@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Mapping, Optional, Union
 
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.dist import all_gather_object
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -178,7 +179,8 @@ def build_runner(cfg: Config) -> Runner:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else \
         Runner.from_cfg(cfg)
     _check_same_start(cfg)
-    runner.register_hook(ClassCheckHook())
+    if cfg.get('check_classes', True):
+        runner.register_hook(ClassCheckHook())
     return runner
 
 
@@ -219,8 +221,7 @@ def _prepare(config: ConfigLike, work_dir: Optional[Union[str, Path]],
 
 
 def _use_amp(cfg: Config) -> None:
-    import torch
-    if not torch.cuda.is_available():
+    if get_device() == 'cpu':
         raise ValueError('--amp needs a GPU, and torch sees none here.')
     wrapper = cfg.optim_wrapper
     kind = str(wrapper.get('type', 'OptimWrapper')).split('.')[-1]

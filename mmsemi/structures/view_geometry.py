@@ -192,8 +192,10 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
     _check_masks(masks)
     if masks.numel() == 0:
         return torch.zeros((len(masks), 4), device=masks.device)
-    x1, x2 = _first_and_end((masks != 0).any(1))
-    y1, y2 = _first_and_end((masks != 0).any(2))
+    # On the CPU the maximum of bytes is many times faster than any().
+    occupied = (masks != 0).view(torch.uint8)
+    x1, x2 = _first_and_end(occupied.amax(1).bool())
+    y1, y2 = _first_and_end(occupied.amax(2).bool())
     boxes = torch.stack([x1, y1, x2, y2], 1)
     return boxes.masked_fill_((x2 <= x1)[:, None], 0).float()
 

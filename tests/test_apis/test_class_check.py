@@ -39,6 +39,11 @@ def test_fitting_classes():
     assert class_problems(
         dataset(), model(bbox_head=3, rpn_head=1, backbone=1000)) == []
     assert class_problems(SimpleNamespace(metainfo={})) == []
+    # Heads that count words, or things apart from stuff.
+    assert class_problems(dataset(), model(head=256, language_model=0)) == []
+    assert class_problems(
+        dataset(),
+        nn.ModuleDict(dict(roi_head=model(head=2, semantic_head=1)))) == []
 
 
 def test_classes_without_annotations():

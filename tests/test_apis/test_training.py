@@ -2,9 +2,9 @@
 import zipfile
 
 import pytest
-import torch
 from mmengine.config import Config
 
+from mmsemi.apis import distributed, training
 from mmsemi.apis.checkpoints import check_teacher, latest_checkpoint
 from mmsemi.apis.distributed import check_launcher, use_cpu_backend
 from mmsemi.apis.training import (prepare_testing, prepare_training,
@@ -57,10 +57,10 @@ def test_what_training_needs(field):
 
 
 def test_amp_needs_a_gpu_and_a_plain_wrapper(monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(training, 'get_device', lambda: 'cpu')
     with pytest.raises(ValueError, match='--amp needs a GPU'):
         prepare_training(config(), amp=True)
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(training, 'get_device', lambda: 'cuda')
     assert prepare_training(
         config(), amp=True).optim_wrapper == dict(
             type='AmpOptimWrapper', loss_scale='dynamic')
@@ -115,6 +115,25 @@ def test_latest_checkpoint_is_a_whole_one(tmp_path):
     assert latest_checkpoint(tmp_path) == newer
 
 
+def test_processes_must_resume_from_one_checkpoint(monkeypatch):
+    cfg = config(resume=True, load_from='w/iter_2.pth', work_dir='w')
+    seen = []
+
+    def gather(start):
+        seen.append(start)
+        return [start, None]
+
+    monkeypatch.setattr(training, 'all_gather_object', gather)
+    with pytest.raises(
+            RuntimeError,
+            match=r'in w to resume from \(process 0: w/iter_2.pth, process 1: '
+            r'none\)'):
+        training._check_same_start(cfg)
+    # What a first start loads is no matter of the work dir.
+    training._check_same_start(config(load_from='x.pth'))
+    assert seen == ['w/iter_2.pth', None]
+
+
 def test_set_predictor():
     cfg = config()
     set_predictor(cfg, 'student')
@@ -162,7 +181,7 @@ def test_launcher_must_have_started_the_process(monkeypatch, launcher,
 
 
 def test_cpu_backend(monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(distributed, 'get_device', lambda: 'cpu')
     cfg = config(
         launcher='pytorch',
         find_unused_parameters=True,
@@ -177,7 +196,7 @@ def test_cpu_backend(monkeypatch):
     alone = config(launcher='none')
     use_cpu_backend(alone)
     assert 'model_wrapper_cfg' not in alone
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(distributed, 'get_device', lambda: 'cuda')
     with_gpu = config(launcher='pytorch')
     use_cpu_backend(with_gpu)
     assert 'env_cfg' not in with_gpu

@@ -1,6 +1,7 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """A training of milliseconds per step, and the tools to run on it."""
 import gc
+import importlib
 import os
 import runpy
 import signal
@@ -11,15 +12,10 @@ import uuid
 from pathlib import Path
 from typing import Callable, List, NamedTuple, NoReturn, Tuple
 
-import mmdet.apis
-import mmdet.models
-import mmdet.visualization  # noqa: F401
 import pytest
 import torch
 from yapf.yapflib import yapf_api
 
-import mmsemi.engine.hooks
-import mmsemi.engine.loops  # noqa: F401
 from mmsemi.apis import train
 from mmsemi.datasets import make_digits
 
@@ -189,8 +185,16 @@ def write_config(config_text, tmp_path) -> Callable:
     return write
 
 
+@pytest.fixture(scope='session')
+def imported() -> None:
+    """Import what the tools need, once."""
+    for name in ('mmdet.apis', 'mmdet.visualization', 'mmsemi.engine.hooks',
+                 'mmsemi.engine.loops', 'mmsemi.visualization'):
+        importlib.import_module(name)
+
+
 @pytest.fixture
-def run_tool(tmp_path) -> Callable:
+def run_tool(tmp_path, imported) -> Callable:
     """Run a tool as a script, in a folder of its own and under a limit.
 
     The process is a fork of this one, which has everything imported: that

@@ -165,8 +165,8 @@ def test_two_nodes_train(uninterrupted):
     assert saved['meta']['iter'] == 4
     assert int(saved['state_dict']['step']) == 4
     log = next(uninterrupted.parent.glob('*/*.log')).read_text()
-    assert 'Distributed launcher: pytorch' in log
-    assert 'GPU number: 2' in log or 'GPU number: 0' in log
+    # mmengine's words for the number of processes.
+    assert 'GPU number: 2' in log
 
 
 def test_killed_node_is_resumed_exactly(nodes, tmp_path, uninterrupted):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
 from mmsemi.apis import export_model, init_model
 from mmsemi.apis.export import ExportedModel, verify_export
@@ -48,6 +49,25 @@ def test_mmdet_predicts_the_same(trained, run_tool, tmp_path, which):
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert torch.equal(found[key], value), key
+
+
+@pytest.mark.parametrize('name', [
+    'mask_rcnn', 'cascade_mask_rcnn', 'maskformer', 'mask2former',
+    'rtmdet_ins'
+])
+def test_other_segmenters(tiny_segmentor_config, trained, tmp_path, name):
+    cfg = Config.fromfile(trained / 'tiny.py')
+    cfg.model.segmentor = tiny_segmentor_config(name)
+    data = cfg.test_dataloader.dataset
+    data.metainfo = dict(classes=('a', 'b', 'c'))
+    data.pipeline.insert(1, dict(type='Resize', scale=(128, 64)))
+    init_default_scope('mmdet')
+    model = MODELS.build(cfg.model)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'iter_0.pth')
+    # It compares the predictions.
+    files = export_model(cfg, tmp_path / 'iter_0.pth', tmp_path)
+    meta = torch.load(files.checkpoint, weights_only=True)['meta']
+    assert meta['dataset_meta']['classes'] == ('a', 'b', 'c')
 
 
 def test_exported_model_needs_no_mmsemi(trained, tmp_path):

@@ -1,38 +1,19 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 
 def load(path: Path) -> dict:
     return torch.load(path, weights_only=False)
 
 
-def test_trains_as_a_script_from_any_folder(write_config, tmp_path):
-    config = write_config()
-    elsewhere = tmp_path / 'elsewhere'
-    elsewhere.mkdir()
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(TOOLS / 'train.py'),
-            str(config), '--cfg-options', 'train_cfg.max_iters=2'
-        ],
-        cwd=elsewhere,
-        env=dict(
-            os.environ, PYTHONPATH=str(TOOLS.parent), OMP_NUM_THREADS='1'),
-        capture_output=True,
-        text=True,
-        timeout=200)
-    assert done.returncode == 0, done.stderr
-    # The default folder is named after the config.
-    saved = load(elsewhere / 'work_dirs' / 'tiny' / 'iter_2.pth')
+def test_default_work_dir(write_config, run_tool, tmp_path):
+    config = write_config('train_cfg.update(max_iters=2)', 'my.config')
+    done = run_tool('train', config)
+    assert done.code == 0, done.err
+    saved = load(tmp_path / 'work_dirs' / 'my.config' / 'iter_2.pth')
     assert int(saved['state_dict']['step']) == 2
 
 

@@ -100,7 +100,10 @@ class TeacherStudentValLoop(ValLoop):
                 })
         finally:
             model.predict_on = predict_on
-        return {**plain, **prefixed}
+        # mmdet's metrics are empty where nothing was predicted, and a hook
+        # that saves the best checkpoint looks for its key; None it skips.
+        keys = {key: None for metrics in found.values() for key in metrics}
+        return {**keys, **plain, **prefixed}
 
     def _evaluate(self) -> Dict[str, float]:
         # A validation that broke off would leave its results behind.

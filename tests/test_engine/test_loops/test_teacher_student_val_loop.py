@@ -154,3 +154,23 @@ def test_plain_model_is_refused(runner_factory):
     runner = make(runner_factory, model=dict(type='ToySegmenter'))
     with pytest.raises(TypeError, match='TeacherStudentValLoop.*ToySegmenter'):
         runner.val()
+
+
+@METRICS.register_module(force=True)
+class ToySilent(ToyMean):
+    """As mmdet's metrics: no figures where nothing was predicted."""
+
+    def compute_metrics(self, results):
+        return super().compute_metrics(results) if any(results) else {}
+
+
+def test_key_of_the_best_is_there_though_nothing_is_found(runner_factory):
+    """mmengine's checkpoint hook looks it up and skips None."""
+    runner = make(runner_factory, val_evaluator=dict(type='ToySilent'))
+    shift(runner, teacher=0., student=2.)
+    assert runner.val() == {
+        'toy/mean': None,
+        'toy/count': None,
+        'student/toy/mean': 2.,
+        'student/toy/count': 7.
+    }
