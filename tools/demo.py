@@ -7,6 +7,7 @@ commands that are printed, so that each can be run alone.
 """
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -100,8 +101,14 @@ def train(name: str, command: List[str], work_dir: Path) -> float:
     print(f'\n{name}: {" ".join(command)}\n(log: {log_file})', flush=True)
     start, shown = time.time(), 0
     with log_file.open('w') as log:
+        # One thread is enough for so small a model; it leaves a core to the
+        # data loader, and the last bits do not depend on the machine.
         process = subprocess.Popen(
             command,
+            env={
+                'OMP_NUM_THREADS': '1',
+                **os.environ
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

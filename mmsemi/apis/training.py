@@ -114,8 +114,9 @@ def prepare_training(config: ConfigLike,
         cfg.auto_scale_lr['enable'] = True
     if seed is not None:
         cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
-    if resume:
-        _set_resume(cfg, resume)
+    # `resume = True` in the config means the newest checkpoint, too.
+    if resume or (cfg.get('resume') and not cfg.get('load_from')):
+        _set_resume(cfg, resume or True)
     _check_local_file(cfg.get('load_from'), 'load_from')
     return cfg
 

@@ -93,6 +93,8 @@ def test_first_start_with_resume_keeps_load_from(tmp_path):
     latest = checkpoint(tmp_path / 'w' / 'iter_2.pth')
     prepared = prepare_training(cfg, resume='auto')
     assert (prepared.resume, prepared.load_from) == (True, latest)
+    cfg = config(resume=True, work_dir=str(tmp_path / 'w'))
+    assert prepare_training(cfg).load_from == latest
 
 
 def test_latest_checkpoint_is_a_whole_one(tmp_path):

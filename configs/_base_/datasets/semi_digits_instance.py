@@ -54,6 +54,8 @@ unlabeled_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
+    # Changes nothing, but some segmenters need the scale_factor it notes.
+    dict(type='Resize', scale=(48, 48), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(
         type='PackDetInputs',
