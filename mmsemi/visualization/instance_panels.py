@@ -70,7 +70,9 @@ def collect_panels(model: SemiInstanceSegmentor,
         panels.append(
             pseudo_label_panel([
                 ('weak view', resize_image(weak, factors[0])),
-                (f"teacher's pseudo-labels ({len(label)})",
+                (f"teacher's pseudo-labels ({len(label)})"
+                 if label.get('usable', True) else
+                 f"teacher's ({len(label)}), image left out",
                  draw_instances(
                      weak, label, classes, palette, scale=factors[0])),
                 ('strong view', resize_image(strong, factors[1])),
