@@ -152,10 +152,12 @@ class SemiInstanceSegmentor(TeacherStudent):
             return label
         masks = fit_canvas(found.masks, shape)
         if mask_threshold is not None:
-            probs = masks.float() / 255
-            masks = probs >= mask_threshold
-            label.mask_scores = ((probs * masks).flatten(1).sum(1) /
-                                 masks.flatten(1).sum(1).clamp(min=1))
+            # Bytes, not floats: there may be a hundred masks of full size.
+            soft = masks
+            masks = soft >= mask_threshold * 255
+            inside = (soft * masks).flatten(1).sum(1, dtype=torch.float32)
+            area = masks.flatten(1).sum(1).clamp(min=1)
+            label.mask_scores = inside / 255 / area
         label.masks = masks.bool()
         # Box-free heads leave zeros for boxes.
         missing = (label.bboxes[:, 2:] <= label.bboxes[:, :2]).any(1)
