@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Dict, List
 
@@ -93,7 +94,31 @@ def train_command(config: Path, data_root: Path, work_dir: Path, seed: int,
     ] + [f'{key}={value}' for key, value in options.items()]
 
 
-def train(name: str, command: List[str], work_dir: Path) -> float:
+def train_both(commands: Dict[str, List[str]],
+               work_dirs: Dict[str, Path]) -> Dict[str, float]:
+    """Run the trainings of a seed side by side, return their minutes."""
+    # Each keeps little more than one core busy.
+    at_once = min(len(commands), os.cpu_count() or 1)
+    running: List[subprocess.Popen] = []
+    with ThreadPoolExecutor(at_once) as pool:
+        minutes = {
+            name: pool.submit(train, name, command, work_dirs[name], running)
+            for name, command in commands.items()
+        }
+        try:
+            for future in as_completed(minutes.values()):
+                future.result()
+        except BaseException:
+            for future in minutes.values():
+                future.cancel()
+            for process in running:
+                process.terminate()
+            raise
+    return {name: future.result() for name, future in minutes.items()}
+
+
+def train(name: str, command: List[str], work_dir: Path,
+          running: List[subprocess.Popen]) -> float:
     """Run a training, show where it is, return its minutes."""
     shutil.rmtree(work_dir, ignore_errors=True)
     work_dir.mkdir(parents=True)
@@ -113,6 +138,7 @@ def train(name: str, command: List[str], work_dir: Path) -> float:
             stderr=subprocess.STDOUT,
             text=True,
             errors='replace')
+        running.append(process)
         for line in process.stdout:
             log.write(line)
             log.flush()
@@ -203,12 +229,19 @@ def main() -> None:
     pictures.mkdir(parents=True)
     for seed in args.seeds:
         rows = results.setdefault(str(seed), {})
-        for name, config in CONFIGS.items():
-            run_dir = work_dir / f'{name.replace(" ", "_")}_seed{seed}'
-            command = train_command(config, data_root, run_dir, seed,
-                                    args.max_iters)
-            minutes = train(f'{name}, seed {seed}', command, run_dir)
-            rows[name] = summarise(read_scalars(run_dir), minutes)
+        run_dirs = {
+            name: work_dir / f'{name.replace(" ", "_")}_seed{seed}'
+            for name in CONFIGS
+        }
+        commands = {
+            name: train_command(config, data_root, run_dirs[name], seed,
+                                args.max_iters)
+            for name, config in CONFIGS.items()
+        }
+        print(f'\nSeed {seed}')
+        minutes = train_both(commands, run_dirs)
+        for name, run_dir in run_dirs.items():
+            rows[name] = summarise(read_scalars(run_dir), minutes[name])
             for picture in sorted(run_dir.glob('**/pseudo_labels/*.png')):
                 shutil.copy(picture, pictures / f'seed{seed}_{picture.name}')
     (work_dir / 'results.json').write_text(json.dumps(results, indent=2))
