@@ -46,7 +46,8 @@ def main() -> None:
     args = parser.parse_args()
     export_local_rank(args)
     with usage_errors(parser):
-        from mmsemi.apis import prepare_training, run_training
+        from mmsemi.apis import (end_processes, prepare_training,
+                                 run_training)
         cfg = prepare_training(
             args.config,
             work_dir=args.work_dir,
@@ -57,6 +58,7 @@ def main() -> None:
             cfg_options=args.cfg_options,
             launcher=args.launcher)
     run_training(cfg)
+    end_processes()
 
 
 if __name__ == '__main__':

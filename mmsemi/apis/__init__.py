@@ -8,6 +8,7 @@ from typing import Any
 _MODULES = dict(
     build_runner='training',
     check_config='config_check',
+    end_processes='distributed',
     export_model='export',
     get_config='configs',
     init_model='inference',

@@ -92,6 +92,16 @@ def init_cpu_processes(cfg: Config) -> None:
     torch.distributed.init_process_group('gloo', **options)
 
 
+def end_processes() -> None:
+    """Close the process group, if there is one.
+
+    To be called by all processes after their work. Left to the end of the
+    interpreter, its threads may outlive what they use.
+    """
+    if is_distributed():
+        torch.distributed.destroy_process_group()
+
+
 def _first_slurm_host() -> str:
     hosts = subprocess.run(
         ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']],

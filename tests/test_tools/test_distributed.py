@@ -68,6 +68,7 @@ class Nodes:
                     'PYTHON': sys.executable,
                     'PYTHONPATH': str(self.config.parent),
                     'OMP_NUM_THREADS': '1',
+                    'PYTHONFAULTHANDLER': '1',
                     'GLOO_SOCKET_IFNAME': 'lo',
                     'NNODES': '2',
                     'NODE_RANK': str(rank),
@@ -96,13 +97,29 @@ class Nodes:
                 found[int(folder.name)] = command.decode()
         return found
 
-    def kill(self, rank: Optional[int] = None) -> None:
-        """Kill a node, or all, with kill -9."""
+    def kill(self,
+             rank: Optional[int] = None,
+             how: int = signal.SIGKILL) -> None:
+        """Kill a node, or all, by default with kill -9."""
         for pid in self.processes(rank):
             try:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, how)
             except ProcessLookupError:
                 pass
+
+    def finish(self, node: subprocess.Popen) -> int:
+        """Wait for a node; if it hangs, fail and show where all are."""
+        try:
+            return node.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            running = '\n'.join(self.processes().values())
+            # The fault handler answers with the stacks of all threads.
+            self.kill(how=signal.SIGABRT)
+            for other in self.nodes:
+                other.wait(LIMIT)
+            pytest.fail(f'A node hangs. Running:\n{running}\n' + '\n'.join(
+                f'{other.log.name}:\n{other.log.read_text()[-6000:]}'
+                for other in self.nodes))
 
 
 @pytest.fixture
@@ -129,7 +146,7 @@ def train_on_two(nodes: Nodes, work_dir: Path, *args: object) -> None:
         for rank in (0, 1)
     ]
     for node in running:
-        assert node.wait(LIMIT) == 0, node.log.read_text()[-3000:]
+        assert nodes.finish(node) == 0, node.log.read_text()[-3000:]
 
 
 def wait_for(condition: Callable[[], bool], nodes: Nodes) -> None:
@@ -180,7 +197,7 @@ def test_killed_node_is_resumed_exactly(nodes, tmp_path, uninterrupted):
     start = time.monotonic()
     nodes.kill(1)
     second.wait(LIMIT)
-    assert first.wait(LIMIT) != 0
+    assert nodes.finish(first) != 0
     # It does not even wait for the time-out of its connections.
     assert time.monotonic() - start < 60
     assert nodes.processes() == {}
