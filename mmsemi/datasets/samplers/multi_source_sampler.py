@@ -4,8 +4,8 @@ import logging
 import math
 import numbers
 from fractions import Fraction
-from typing import (Dict, Iterator, List, Optional, Sequence, Sized, Tuple,
-                    Union)
+from typing import (Dict, Iterator, List, Mapping, Optional, Sequence, Sized,
+                    Tuple, Union)
 
 import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
@@ -74,6 +74,10 @@ class MultiSourceSampler(Sampler):
             the images of a source and group. Where a source lacks a group
             that another has, or does not know its sizes, a warning is
             given and batches are not grouped. Defaults to False.
+        tied_sources (Mapping[int, int], optional): Sources that come in the
+            order of another one, by number: with ``{2: 1}`` the images of
+            source 2 are those of source 1, each with a draw of its own. Both
+            need the same length and share. Defaults to None.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -98,7 +102,8 @@ class MultiSourceSampler(Sampler):
                  source_ratio: List[Union[int, float]],
                  shuffle: bool = True,
                  seed: Optional[int] = None,
-                 group_by_aspect_ratio: bool = False) -> None:
+                 group_by_aspect_ratio: bool = False,
+                 tied_sources: Optional[Mapping[int, int]] = None) -> None:
         sizes = _source_sizes(dataset)
         self.num_per_source = _items_per_source(batch_size, source_ratio,
                                                 len(sizes))
@@ -123,6 +128,11 @@ class MultiSourceSampler(Sampler):
         self.grouped = False
         if group_by_aspect_ratio:
             self._group()
+        self.tied_sources = dict(tied_sources or {})
+        self._check_tied(sizes)
+        # By source: positions from which on its items are drawn by weight,
+        # and the cumulated weights.
+        self._weights: Dict[int, List[Tuple[int, np.ndarray]]] = {}
         self._orders: Dict[Tuple[int, int], Tuple[int, np.ndarray]] = {}
         self._block = (-1, 0, np.zeros(BLOCK, dtype=bool))
         self._start = 0
@@ -156,6 +166,69 @@ class MultiSourceSampler(Sampler):
     def set_epoch(self, epoch: int) -> None:
         """Do nothing: the stream has no epochs."""
 
+    def set_weights(self, source: int, weights: Sequence[float],
+                    position: int) -> None:
+        """Draw the items of a source by weight, with replacement.
+
+        The stream stays a pure function of its position and of the weights
+        set, so the same calls after a resume give the same items.
+
+        Args:
+            source (int): Number of the source.
+            weights (Sequence[float]): One per item, not negative, with a
+                positive sum.
+            position (int): First position, as in :meth:`skip`, that they
+                hold for; after that of earlier calls. Take one that no
+                loader worker has asked for yet.
+
+        Raises:
+            ValueError: If an argument does not fit.
+        """
+        weights = np.asarray(weights, dtype=np.float64)
+        if self.grouped:
+            raise ValueError('Items cannot be weighted in a sampler with '
+                             'group_by_aspect_ratio=True.')
+        if source not in range(len(self._members)):
+            raise ValueError(f'There is no source {source} to weight; sources '
+                             f'are 0 to {len(self._members) - 1}.')
+        size = len(self._members[source][0])
+        if weights.shape != (size, ) or not (weights >= 0).all() or not (
+                0 < weights.sum() < math.inf):
+            raise ValueError(
+                f'Source {source} needs {size} weights from 0 with a '
+                f'positive sum, got {weights.shape} with sum '
+                f'{weights.sum()}.')
+        known = self._weights.setdefault(source, [])
+        if known and position <= known[-1][0]:
+            raise ValueError(
+                f'Weights from position {position} come after those from '
+                f'{known[-1][0]}; give them in order.')
+        known.append((int(position), np.cumsum(weights / weights.sum())))
+
+    def _weights_at(self, source: int, position: int) -> Optional[np.ndarray]:
+        for start, cumulated in reversed(self._weights.get(source, ())):
+            if position >= start:
+                return cumulated
+        return None
+
+    def _check_tied(self, sizes: List[int]) -> None:
+        for source, other in self.tied_sources.items():
+            numbers = range(len(sizes))
+            if source not in numbers or other not in numbers or (
+                    source == other or other in self.tied_sources):
+                raise ValueError(
+                    f'sampler.tied_sources={self.tied_sources} ties source '
+                    f'{source} to {other}; sources are 0 to '
+                    f'{len(sizes) - 1}, and no chains are allowed.')
+            if sizes[source] != sizes[other] or self.num_per_source[
+                    source] != self.num_per_source[other]:
+                raise ValueError(
+                    f'sampler.tied_sources={self.tied_sources} ties sources '
+                    f'of {sizes[source]} and {sizes[other]} items with '
+                    f'{self.num_per_source[source]} and '
+                    f'{self.num_per_source[other]} in a batch; both numbers '
+                    'must be equal.')
+
     def _draw(self, position: int) -> SeededIndex:
         batch, slot = divmod(position, self.batch_size)
         source = 0
@@ -168,8 +241,12 @@ class MultiSourceSampler(Sampler):
         # The stream of all ranks together, dealt out in turn.
         turn, place = divmod(draw * self.world_size + self.rank, len(members))
         item = members[self._order(source, group, turn)[place]]
-        seed = np.random.SeedSequence(
-            self.seed, spawn_key=(self.rank, position)).generate_state(1)[0]
+        seed, chance = np.random.SeedSequence(
+            self.seed, spawn_key=(self.rank, position)).generate_state(2)
+        weights = self._weights_at(source, position)
+        if weights is not None:
+            place = np.searchsorted(weights, chance / 2**32, side='right')
+            item = min(int(place), len(weights) - 1)
         return SeededIndex(self._offsets[source] + int(item), seed)
 
     def _order(self, source: int, group: int, turn: int) -> np.ndarray:
@@ -179,7 +256,8 @@ class MultiSourceSampler(Sampler):
             size = len(self._members[source][group])
             order = np.arange(size)
             if self.shuffle:
-                order = self._rng(ORDER_STREAM, source, group,
+                stream = self.tied_sources.get(source, source)
+                order = self._rng(ORDER_STREAM, stream, group,
                                   turn).permutation(size)
             self._orders[source, group] = (turn, order)
         return order
