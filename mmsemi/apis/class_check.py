@@ -1,10 +1,12 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
-"""Do data and model speak of the same classes?"""
+"""Do data and model speak of the same classes, and are the masks right?"""
 from typing import Any, Iterator, List, Optional
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
+
+from mmsemi.compat import is_installed
 
 #: Modules whose ``num_classes`` is something else than the number of classes
 #: to predict: objectness, and a classification backbone.
@@ -44,6 +46,9 @@ def class_problems(dataset: Any,
         return problems
     for name, module in modules.items():
         number = getattr(module, 'num_classes', None)
+        # An mmseg model repeats the number of its decode_head.
+        if hasattr(module, 'decode_head'):
+            continue
         if not isinstance(number, int) or any(
                 part in _OTHER_CLASSES for part in name.split('.')):
             continue
@@ -53,6 +58,28 @@ def class_problems(dataset: Any,
                 f'({type(module).__name__}), but the dataset has '
                 f'{len(classes)} classes ({_short(classes)}).')
     return problems
+
+
+def check_files(dataset: Any, num_images: int = 100) -> None:
+    """Refuse missing files and wrong masks in the mmseg datasets inside.
+
+    Args:
+        dataset (Any): A built dataset, possibly made of sources or wrapped.
+        num_images (int): How many masks of each are read; 0 for all.
+            Defaults to 100.
+
+    Raises:
+        FileNotFoundError: If a listed image or mask does not exist.
+        ValueError: See :func:`mmsemi.datasets.check_semantic_dataset`.
+    """
+    if not is_installed('mmseg'):
+        return
+    from mmseg.datasets import BaseSegDataset
+
+    from mmsemi.datasets.semantic_checks import check_semantic_dataset
+    for source in leaf_datasets(dataset):
+        if isinstance(source, BaseSegDataset):
+            check_semantic_dataset(source, num_images)
 
 
 def leaf_datasets(dataset: Any) -> Iterator[Any]:
@@ -74,15 +101,18 @@ def leaf_datasets(dataset: Any) -> Iterator[Any]:
 
 
 class ClassCheckHook(Hook):
-    """Refuse to train, validate or test with a wrong class list.
+    """Refuse to train, validate or test with wrong classes or masks.
 
     mmdet itself goes on: annotations of classes that are not listed are
     left out without a word, and labels beyond the model's classes fail deep
-    inside a loss, or not at all. ``check_classes = False`` in the config
-    turns the check off.
+    inside a loss, or not at all. With mmseg's datasets a wrong mask does the
+    same, and a missing one fails only when its turn comes; so of these the
+    files are looked at too (:func:`check_files`).
+    ``check_classes = False`` in the config turns the check off.
 
     Raises:
-        ValueError: See :func:`class_problems`.
+        FileNotFoundError: See :func:`check_files`.
+        ValueError: See :func:`class_problems` and :func:`check_files`.
     """
 
     priority = 'HIGHEST'
@@ -106,6 +136,11 @@ def _check(runner: Runner, dataset: Any, field: str) -> None:
         raise ValueError(
             f'{field}: ' + ' '.join(problems[:3]) +
             ' If this is meant, set check_classes=False in the config.')
+    try:
+        check_files(dataset)
+    except (FileNotFoundError, ValueError) as error:
+        # The type stays, and the message tells which loader it is about.
+        raise type(error)(f'{field}: {error}') from None
 
 
 def _short(classes: Any) -> str:

@@ -1,19 +1,32 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 from mmsemi.compat import is_installed
 from .digits import make_digits
+from .known_splits import KNOWN_SPLITS, KnownSplit, identify_split, set_hash
 from .multi_source import MultiSourceDataset
 from .samplers import MultiSourceSampler, SeededIndex, check_batch_size
+from .semantic_sampling import (classes_in_masks, find_pairs, read_mask,
+                                split_by_classes)
+from .semantic_splits import (SemanticSplit, convert_split, missing_files,
+                              mmseg_lines, read_split_list, write_lists)
 from .splits import (check_coco, check_no_leak, load_coco, split_coco,
                      split_coco_k_shot, split_stem, write_split)
 from .unlabeled import UnlabeledImageDataset
 
 __all__ = [
-    'MultiSourceDataset', 'MultiSourceSampler', 'SeededIndex',
-    'UnlabeledImageDataset', 'check_batch_size', 'check_coco',
-    'check_no_leak', 'load_coco', 'make_digits', 'split_coco',
-    'split_coco_k_shot', 'split_stem', 'write_split'
+    'KNOWN_SPLITS', 'KnownSplit', 'MultiSourceDataset', 'MultiSourceSampler',
+    'SeededIndex', 'SemanticSplit', 'UnlabeledImageDataset',
+    'check_batch_size', 'check_coco', 'check_no_leak', 'classes_in_masks',
+    'convert_split', 'find_pairs', 'identify_split', 'load_coco',
+    'make_digits', 'missing_files', 'mmseg_lines', 'read_mask',
+    'read_split_list', 'set_hash', 'split_by_classes', 'split_coco',
+    'split_coco_k_shot', 'split_stem', 'write_lists', 'write_split'
 ]
 
 if is_installed('mmdet'):
     from .digits_instance import DigitsInstanceDataset
     __all__ += ['DigitsInstanceDataset']
+
+if is_installed('mmseg'):
+    from .digits_semantic import DigitsSemanticDataset
+    from .semantic_checks import check_semantic_dataset
+    __all__ += ['DigitsSemanticDataset', 'check_semantic_dataset']

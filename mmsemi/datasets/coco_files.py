@@ -1,14 +1,14 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """Read, check and write COCO-format annotation files."""
 import json
-import os
 import posixpath
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Dict, Iterable, Optional, Sequence, Tuple, Union
 
 from mmengine.fileio import dump
+
+from .text_files import write_texts
 
 
 def load_coco(path: Union[str, Path]) -> dict:
@@ -135,21 +135,9 @@ def write_split(labeled: dict,
     """
     check_no_leak(labeled, unlabeled)
     out_dir = Path(out_dir)
-    todo = []
     paths = (out_dir / f'{stem}.json', out_dir / f'{stem}-unlabeled.json')
-    for path, part in zip(paths, (labeled, unlabeled)):
-        text = dump(part, file_format='json')
-        if path.exists():
-            if path.read_text(encoding='utf-8') == text:
-                continue
-            if not overwrite:
-                raise FileExistsError(
-                    f'{path} exists with other content. Remove it, choose '
-                    'another folder or pass overwrite=True (--overwrite).')
-        todo.append((path, text))
-    out_dir.mkdir(parents=True, exist_ok=True)
-    for path, text in todo:
-        _write_atomic(path, text)
+    texts = [dump(part, file_format='json') for part in (labeled, unlabeled)]
+    write_texts(dict(zip(paths, texts)), overwrite)
     return paths
 
 
@@ -195,19 +183,3 @@ def _some(values: Iterable) -> str:
     values = sorted(values, key=str)
     more = '' if len(values) <= 5 else f' and {len(values) - 5} more'
     return ', '.join(map(str, values[:5])) + more
-
-
-def _write_atomic(path: Path, text: str) -> None:
-    handle, tmp = tempfile.mkstemp(
-        prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent)
-    try:
-        with os.fdopen(handle, 'w', encoding='utf-8') as file:
-            file.write(text)
-        # mkstemp makes files that only the owner can read.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(tmp, 0o666 & ~umask)
-        os.replace(tmp, path)
-    except BaseException:
-        os.unlink(tmp)
-        raise

@@ -15,6 +15,7 @@ from rich.progress import track
 from .digit_scenes import (DIGIT_CLASSES, SPLITS, DigitScene,
                            DigitSceneComposer, check_int)
 from .splits import split_coco, split_stem, write_split
+from .text_files import lines_text, write_texts
 
 INFO_FILE = 'digits.json'
 # Raised whenever the same parameters give other scenes than before.
@@ -38,10 +39,11 @@ def make_digits(out_dir: os.PathLike,
     The folder gets ``train/`` and ``val/`` (PNG images), ``masks/train``
     and ``masks/val`` (mmseg label maps: 0 background, 1-10 the classes
     zero-nine), ``annotations/instances_{train,val}.json`` (COCO; masks as
-    compressed RLE), a labelled and an unlabelled JSON per split, and last
-    ``digits.json`` with the parameters and a checksum. Everything is built
-    beside the folder and moved in one step, so a killed run leaves no half
-    data set. Equal arguments give equal bytes.
+    compressed RLE), a labelled and an unlabelled JSON per split, the same
+    splits as list files of mmseg in ``splits/`` with ``splits/val.txt``,
+    and last ``digits.json`` with the parameters and a checksum. Everything
+    is built beside the folder and moved in one step, so a killed run leaves
+    no half data set. Equal arguments give equal bytes.
 
     Args:
         out_dir (path): Folder of the data set; made where missing.
@@ -232,7 +234,12 @@ def _write_json(path: Path, content: dict) -> None:
 
 def _write_splits(root: Path, percents: Sequence[float],
                   split_seeds: Sequence[int]) -> None:
-    """Write the labelled/unlabelled pairs; equal files are left alone."""
+    """Write the labelled/unlabelled pairs; equal files are left alone.
+
+    Each pair is written twice, as COCO files and as mmseg's lists.
+    """
+    val = json.loads((root / 'annotations/instances_val.json').read_text())
+    write_texts({root / 'splits/val.txt': _image_list(val)})
     folder = root / 'annotations'
     coco = json.loads((folder / 'instances_train.json').read_text())
     for seed in split_seeds:
@@ -244,3 +251,14 @@ def _write_splits(root: Path, percents: Sequence[float],
                 raise ValueError(f'percents: {error}') from None
             stem = split_stem('instances_train', percent=percent, seed=seed)
             write_split(labeled, unlabeled, folder, stem)
+            stem = split_stem('train', percent=percent, seed=seed)
+            write_texts({
+                root / f'splits/{stem}.txt':
+                _image_list(labeled),
+                root / f'splits/{stem}-unlabeled.txt':
+                _image_list(unlabeled)
+            })
+
+
+def _image_list(coco: dict) -> str:
+    return lines_text([Path(img['file_name']).stem for img in coco['images']])

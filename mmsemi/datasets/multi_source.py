@@ -1,5 +1,6 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """Labelled and unlabelled sources in one dataset."""
+import os.path as osp
 import random
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from mmengine.registry import DATASETS as ROOT_DATASETS
 
 from mmsemi.registry import DATASETS
 from .samplers import SeededIndex
+from .transforms.view_checks import check_source_pipeline
 
 
 @contextmanager
@@ -58,8 +60,10 @@ class MultiSourceDataset(ConcatDataset):
 
     Raises:
         TypeError: If a source is neither a dict nor a dataset.
-        ValueError: If there is no source, if one is empty, or if their meta
-            information differs.
+        ValueError: If there is no source, if one is empty, if their meta
+            information differs, or if the pipeline of an unlabelled source
+            looks for labels.
+        FileNotFoundError: If an mmseg dataset's list or folder is missing.
     """
 
     def __init__(self,
@@ -78,6 +82,13 @@ class MultiSourceDataset(ConcatDataset):
         self.ignore_keys = list(ignore_keys or [])
         self.max_refetch = max_refetch
         self.datasets = [_build(i, d) for i, d in enumerate(datasets)]
+        for number, source in enumerate(self.datasets):
+            check_source_pipeline(
+                getattr(source, 'pipeline', None),
+                f'Source {number} of MultiSourceDataset',
+                has_masks=any(
+                    'seg' in key
+                    for key in getattr(source, 'data_prefix', None) or ()))
         for number, source in enumerate(self.datasets[1:], 1):
             self._share_metainfo(number, source)
         self._metainfo = self.datasets[0].metainfo
@@ -158,8 +169,20 @@ class MultiSourceDataset(ConcatDataset):
 
 def _build(number: int, source: Union[dict, BaseDataset]) -> Any:
     if isinstance(source, Mapping):
-        with _empty_is_named(number, str(source.get('type'))):
-            source = ROOT_DATASETS.build(source)
+        config = source
+        with _empty_is_named(number, str(config.get('type'))):
+            try:
+                source = ROOT_DATASETS.build(config)
+            except AssertionError as error:
+                # mmseg asserts that its files exist, partly without a word.
+                missing = _missing_files(config)
+                if not missing:
+                    raise
+                raise FileNotFoundError(
+                    f'Source {number} of MultiSourceDataset, a '
+                    f'{config.get("type")}: there is no '
+                    f'{", ".join(missing)}. Check data_root, ann_file and '
+                    'data_prefix.') from error
     if not hasattr(source, '__getitem__') or not isinstance(
             getattr(source, 'metainfo', None), Mapping):
         raise TypeError(
@@ -167,6 +190,15 @@ def _build(number: int, source: Union[dict, BaseDataset]) -> Any:
             'an mmengine dataset with metainfo, got '
             f'{type(source).__name__}.')
     return source
+
+
+def _missing_files(config: Mapping) -> List[str]:
+    names = [config.get('ann_file')]
+    names += (config.get('data_prefix') or {}).values()
+    paths = [
+        osp.join(config.get('data_root') or '', name) for name in names if name
+    ]
+    return [path for path in paths if not osp.exists(path)]
 
 
 @contextmanager
@@ -181,9 +213,9 @@ def _empty_is_named(number: int, name: str) -> Iterator[None]:
 
 
 def _empty_text(number: int, name: str) -> str:
-    return (f'Source {number} of MultiSourceDataset, a {name}, is empty. If '
-            'its images have no annotations, filter_cfg.filter_empty_gt must '
-            'be False; check ann_file, data_prefix and indices too.')
+    return (f'Source {number} of MultiSourceDataset, a {name}, is empty. '
+            'Check ann_file, data_prefix and indices; if its images have no '
+            'annotations, filter_cfg.filter_empty_gt must be False.')
 
 
 def _get(source: Any, item: int) -> Optional[Any]:

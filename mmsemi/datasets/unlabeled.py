@@ -141,18 +141,7 @@ class UnlabeledImageDataset(BaseDataset):
             tuple[int, int]: Width and height in pixels, turned as the
             image's EXIF orientation says, as mmcv loads it.
         """
-        path = self.get_data_info(idx)['img_path']
-        try:
-            with Image.open(path) as img:
-                width, height = img.size
-                exif = Image.Exif()
-                # img.getexif() would read the pixels of a PNG file.
-                exif.load(img.info.get('exif', b''))
-        except Exception as error:
-            raise ValueError(
-                f'The image {path} cannot be read: {error}') from error
-        turned = exif.get(EXIF_ORIENTATION, 1) >= 5
-        return (height, width) if turned else (width, height)
+        return image_size(self.get_data_info(idx)['img_path'])
 
     def prepare_data(self, idx: int) -> Any:
         """Run the pipeline on an image.
@@ -227,6 +216,32 @@ class UnlabeledImageDataset(BaseDataset):
                 f'do not exist, among them {", ".join(missing[:3])}. '
                 'Relative paths start from img_dir or else data_root.')
         return paths
+
+
+def image_size(path: str) -> Tuple[int, int]:
+    """Read the size of an image from its header, not its pixels.
+
+    Args:
+        path (str): The image file.
+
+    Returns:
+        tuple[int, int]: Width and height in pixels, turned as the image's
+        EXIF orientation says, as mmcv loads it.
+
+    Raises:
+        ValueError: If the image cannot be read.
+    """
+    try:
+        with Image.open(path) as img:
+            width, height = img.size
+            exif = Image.Exif()
+            # img.getexif() would read the pixels of a PNG file.
+            exif.load(img.info.get('exif', b''))
+    except Exception as error:
+        raise ValueError(
+            f'The image {path} cannot be read: {error}') from error
+    turned = exif.get(EXIF_ORIENTATION, 1) >= 5
+    return (height, width) if turned else (width, height)
 
 
 def _reraise(error: OSError) -> None:

@@ -1,7 +1,10 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
+from mmseg.datasets import BaseSegDataset
 from torch import nn
 
 from mmsemi.apis.class_check import (ClassCheckHook, class_problems,
@@ -61,6 +64,53 @@ def test_another_number_than_the_model():
         'The model has num_classes=80 in student.mask_head (Head), but the '
         'dataset has 3 classes (a, b, c).'
     ]
+
+
+def test_a_decode_head_is_named_once():
+    class EncoderDecoder(nn.Module):
+
+        def __init__(self):
+            super().__init__()
+            self.num_classes = 19
+            self.backbone = Head(1000)
+            self.decode_head = Head(19)
+
+    problems = class_problems(dataset(), EncoderDecoder())
+    assert problems == [
+        'The model has num_classes=19 in decode_head (Head), but the dataset '
+        'has 3 classes (a, b, c).'
+    ]
+
+
+def test_hook_reads_the_masks_of_mmseg_data(tmp_path):
+    for name, value in (('a', 1), ('b', 7)):
+        cv2.imwrite(str(tmp_path / f'{name}.jpg'), np.zeros((4, 6, 3)))
+        cv2.imwrite(str(tmp_path / f'{name}.png'), np.full((4, 6), value))
+    runner = SimpleNamespace(model=model(decode_head=3), val_loop=None)
+
+    def use(**options):
+        source = BaseSegDataset(
+            metainfo=dict(classes=('a', 'b', 'c')),
+            data_root=str(tmp_path),
+            **options)
+        both = SimpleNamespace(datasets=[source], metainfo=source.metainfo)
+        runner.train_dataloader = SimpleNamespace(dataset=both)
+
+    use(indices=[0])
+    ClassCheckHook().before_train(runner)
+    use()
+    with pytest.raises(ValueError, match='train_dataloader: .*b.png.*value 7'):
+        ClassCheckHook().before_train(runner)
+    use(data_prefix=dict(img_path=''))
+    ClassCheckHook().before_train(runner)
+    use()
+    (tmp_path / 'b.png').unlink()
+    with pytest.raises(FileNotFoundError, match='1 of 2 masks'):
+        ClassCheckHook().before_train(runner)
+    runner.model = model(decode_head=4)
+    use(indices=[0])
+    with pytest.raises(ValueError, match='num_classes=4 in decode_head'):
+        ClassCheckHook().before_train(runner)
 
 
 def test_hook_refuses_validation_data():

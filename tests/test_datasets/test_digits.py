@@ -170,6 +170,35 @@ def test_splits_keep_hidden_labels(digits_root):
     assert full == whole
 
 
+def test_list_files_hold_the_same_split(digits_root):
+    names = {}
+    for stem in ('train.seed0-fold0@50', 'train.seed0-fold0@100'):
+        for part in ('', '-unlabeled'):
+            text = (digits_root / f'splits/{stem}{part}.txt').read_text()
+            coco = read_json(digits_root /
+                             f'annotations/instances_{stem}{part}.json')
+            names[stem + part] = text.splitlines()
+            assert text == ''.join(
+                f'{image["file_name"][:-4]}\n' for image in coco['images'])
+    assert [len(part) for part in names.values()] == [12, 12, 24, 0]
+    val = (digits_root / 'splits/val.txt').read_text()
+    assert val == ''.join(f'{i:06d}\n' for i in range(6))
+
+
+def test_lists_are_added_to_older_data(tmp_path):
+    root = make_digits(tmp_path / 'digits', **SMALL)
+    before = files_of(root)
+    for file in (root / 'splits').iterdir():
+        file.unlink()
+    (root / 'splits').rmdir()
+    make_digits(root, **SMALL)
+    assert files_of(root) == before
+    # A list that was changed is not replaced in silence.
+    (root / 'splits/val.txt').write_text('000001\n')
+    with pytest.raises(FileExistsError, match='val.txt exists with other'):
+        make_digits(root, **SMALL)
+
+
 def test_same_seed_gives_the_same_bytes(digits_root, tmp_path):
     again = make_digits(tmp_path / 'a', **SMALL)
     assert files_of(again) == files_of(digits_root)

@@ -9,85 +9,30 @@ also inside mmcv's and mmdet's wrappers:
 
 1. a class attribute ``records_homography`` decides: True says "after me the
    matrix is right" (I record, or I move nothing), False says it is not;
-2. else the first of its classes that is listed below decides;
+2. else the first of its classes that is listed in
+   :mod:`~mmsemi.datasets.transforms.view_rules` decides;
 3. else it is unknown: it is let in with a warning and watched while it runs
    (see :class:`WatchedTransform`).
 
 Transforms that stand before ``MultiBranch`` are free: every view shares what
 they do, so it cancels out of the matrix between two views.
+
+In a semantic pipeline (packed by a ``PackSegInputs``) the rule is stricter.
+Dense pseudo-labels are not warped at all, so geometry belongs before
+``MultiBranch`` altogether, and ``Pad`` belongs nowhere: what the data
+preprocessor pads is marked, what a transform pads looks like image.
 """
 import warnings
 from typing import Any, Callable, Iterator, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from mmcv.transforms import BaseTransform, Compose
-from mmdet.datasets.transforms import MultiBranch as DetMultiBranch
 from mmengine.dataset import Compose as DatasetCompose
+from mmengine.registry import DefaultScope
+
+from .view_rules import PADDING, PADDING_TEXT, PIXEL_INDEX, RIGHT, UNRECORDED
 
 Transform = Union[dict, Callable]
-
-# They record their matrix in edge coordinates, or move nothing, or only run
-# other transforms, which are looked at themselves.
-_RIGHT = dict(
-    mmcv=frozenset([
-        'Compose', 'ImageToTensor', 'KeyMapper', 'LoadAnnotations',
-        'LoadImageFromFile', 'Normalize', 'Pad', 'RandomApply', 'RandomChoice',
-        'RandomChoiceResize', 'RandomGrayscale', 'RandomResize', 'ToTensor'
-    ]),
-    mmdet=frozenset([
-        'ColorTransform', 'CutOut', 'FilterAnnotations', 'GeomTransform',
-        'ImageToTensor', 'InferencerLoader', 'LoadEmptyAnnotations',
-        'LoadMultiChannelImageFromFiles', 'LoadProposals', 'PackDetInputs',
-        'PhotoMetricDistortion', 'ProposalBroadcaster', 'RandomCrop',
-        'RandomErasing', 'RandomFlip', 'Resize', 'ResizeShortestEdge',
-        'SegRescale', 'ToTensor', 'WrapFieldsToLists', 'YOLOXHSVRandomAug'
-    ]),
-    mmseg=frozenset([
-        'AdjustGamma', 'BioMedicalGaussianBlur', 'BioMedicalGaussianNoise',
-        'BioMedicalRandomGamma', 'CLAHE', 'GenerateEdge', 'PackSegInputs',
-        'PhotoMetricDistortion', 'RGB2Gray', 'RandomCutOut', 'Rerange',
-        'ResizeShortestEdge', 'SegRescale'
-    ]))
-
-# What to write instead; None where nothing does the same inside a view.
-_UNRECORDED = {
-    'mmcv.CenterCrop': 'mmdet.RandomCrop',
-    'mmcv.MultiScaleFlipAug': None,
-    'mmcv.RandomFlip': 'mmdet.RandomFlip',
-    'mmcv.Resize': 'mmdet.Resize',
-    'mmcv.TestTimeAug': None,
-    'mmdet.Albu': 'mmsemi.StrongColor and mmsemi.RandomAffine',
-    'mmdet.CachedMixUp': None,
-    'mmdet.CopyPaste': None,
-    'mmdet.CutHeight': 'mmdet.RandomCrop',
-    'mmdet.Expand': 'mmsemi.RandomAffine with a scale below 1',
-    'mmdet.InstaBoost': None,
-    'mmdet.MinIoURandomCrop': 'mmdet.RandomCrop',
-    'mmdet.MixUp': None,
-    'mmdet.Mosaic': None,
-    'mmdet.RandomAffine': 'mmsemi.RandomAffine',
-    'mmdet.RandomCenterCropPad': 'mmdet.RandomCrop',
-    'mmdet.RandomShift': 'mmsemi.RandomTranslate',
-    'mmseg.Albu': 'mmsemi.StrongColor and mmsemi.RandomAffine',
-    'mmseg.BioMedical3DPad': 'mmdet.Pad',
-    'mmseg.BioMedical3DRandomCrop': None,
-    'mmseg.BioMedical3DRandomFlip': None,
-    'mmseg.RandomCrop': 'mmdet.RandomCrop',
-    'mmseg.RandomDepthMix': None,
-    'mmseg.RandomFlip': 'mmdet.RandomFlip',
-    'mmseg.RandomMosaic': None,
-    'mmseg.RandomRotFlip': 'mmsemi.RandomRotate and mmdet.RandomFlip',
-    'mmseg.RandomRotate': 'mmsemi.RandomRotate',
-    'mmseg.Resize': 'mmdet.Resize',
-    'mmseg.ResizeToMultiple': 'mmdet.Resize',
-}
-
-# They record, but half a pixel off: OpenCV counts from pixel centres.
-_PIXEL_INDEX = {
-    'mmdet.Rotate': 'mmsemi.RandomRotate',
-    'mmdet.ShearX': 'mmsemi.RandomShear',
-    'mmdet.ShearY': 'mmsemi.RandomShear',
-}
 
 
 def is_unlabeled(branch: str) -> bool:
@@ -124,7 +69,7 @@ def check_view_pipeline(pipeline: Union[Transform, Sequence[Transform]],
     if not isinstance(pipeline, Compose):
         pipeline = Compose(pipeline)
     for transform in pipeline:
-        if isinstance(transform, DetMultiBranch):
+        if hasattr(transform, 'branch_pipelines'):
             if branch not in transform.branch_pipelines:
                 raise ValueError(
                     f'MultiBranch has no pipeline for branch {branch!r}, '
@@ -134,9 +79,10 @@ def check_view_pipeline(pipeline: Union[Transform, Sequence[Transform]],
     _check_packing(transforms, branch)
     if not is_unlabeled(branch):
         return
+    semantic = packs_semantic(pipeline)
     for transform in transforms:
         where = f'MultiBranch, branch {branch!r}: {_name(type(transform))}'
-        verdict, remedy = _judge(transform)
+        verdict, remedy = _judge(transform, semantic)
         if verdict == 'wrong':
             raise ValueError(f'{where} {remedy}')
         if verdict == 'unknown':
@@ -145,6 +91,61 @@ def check_view_pipeline(pipeline: Union[Transform, Sequence[Transform]],
                 'runs. If it moves no pixel, or records what it moves in '
                 "results['homography_matrix'] in edge coordinates, set "
                 'records_homography = True on its class')
+
+
+def check_source_pipeline(pipeline: Any, where: str, has_masks: bool) -> None:
+    """Refuse transforms that look for labels of unlabelled images.
+
+    Args:
+        pipeline (Compose): A dataset's built pipeline. Without a
+            ``MultiBranch`` that makes unlabelled views all is well.
+        where (str): Name of the dataset, for the error message.
+        has_masks (bool): Whether the dataset names segmentation masks.
+
+    Raises:
+        ValueError: If a crop depends on the labels (``cat_max_ratio``), if
+            masks are loaded that the dataset does not name, or if images
+            of semantic views are padded.
+    """
+    transforms = [slot[-1] for slot in iter_transforms(pipeline)]
+    branches = {
+        branch
+        for transform in transforms
+        for branch in getattr(transform, 'branch_pipelines', ())
+    }
+    if not any(map(is_unlabeled, branches)):
+        return
+    semantic = packs_semantic(pipeline)
+    for transform in transforms:
+        name = _name(type(transform))
+        if semantic and _pads(transform):
+            raise ValueError(f'{where}: {name} {PADDING_TEXT}.')
+        ratio = getattr(transform, 'cat_max_ratio', 1.)
+        if ratio < 1:
+            raise ValueError(
+                f'{where}: {name} has cat_max_ratio={ratio} and so looks at '
+                'the labels of an image, but an unlabelled image has none. '
+                'Set cat_max_ratio=1. in the unlabelled pipeline.')
+        if getattr(transform, 'with_seg', False) and not has_masks:
+            raise ValueError(
+                f'{where}: {name} loads segmentation masks, but the dataset '
+                'names none (data_prefix has no seg_map_path). Remove it '
+                'from the unlabelled pipeline.')
+
+
+def packs_semantic(pipeline: Any) -> bool:
+    """Whether a view's pipeline packs semantic samples.
+
+    Args:
+        pipeline (Compose): The view's pipeline.
+
+    Returns:
+        bool: True if it holds a ``PackSegInputs``.
+    """
+    return any(
+        cls.__name__ == 'PackSegInputs'
+        for *_, transform in iter_transforms(pipeline)
+        for cls in type(transform).__mro__)
 
 
 def watch_unknown(pipeline: Compose, branch: str) -> None:
@@ -261,18 +262,33 @@ def _check_packing(transforms: Sequence[Callable], branch: str) -> None:
     if not packers:
         raise ValueError(
             f'MultiBranch, branch {branch!r}: the pipeline packs nothing; '
-            "end it with dict(type='mmsemi.PackDetInputs')")
+            f"end it with dict(type='{_packer(transforms)}')")
     meta_keys = getattr(packers[-1], 'meta_keys', ('homography_matrix', ))
     if is_unlabeled(branch) and 'homography_matrix' not in meta_keys:
         raise ValueError(
             f'MultiBranch, branch {branch!r}: meta_keys of '
             f"{_name(type(packers[-1]))} must list 'homography_matrix', but "
-            f'is {tuple(meta_keys)}; mmsemi.PackDetInputs lists it by default')
+            f'is {tuple(meta_keys)}; {_packer(packers[-1:])} lists it by '
+            'default')
 
 
-def _judge(transform: Callable) -> Tuple[str, str]:
+def _packer(transforms: Sequence[Callable]) -> str:
+    """What the pipeline should be packed with."""
+    scope = DefaultScope.get_current_instance()
+    names = [_name(type(transform)) for transform in transforms]
+    if any(name.startswith('mmdet.') for name in names):
+        return 'mmsemi.PackDetInputs'
+    if any(name.startswith('mmseg.') for name in names) or (
+            scope is not None and scope.scope_name == 'mmseg'):
+        return 'mmsemi.PackSegInputs'
+    return 'mmsemi.PackDetInputs'
+
+
+def _judge(transform: Callable, semantic: bool = False) -> Tuple[str, str]:
     """'right', 'unknown' or 'wrong', and for 'wrong' the rest of the line."""
     shared = 'place it before MultiBranch, where every view shares it'
+    if semantic and _pads(transform):
+        return 'wrong', PADDING_TEXT
     declared = getattr(transform, 'records_homography', None)
     if declared is not None:
         if declared:
@@ -281,20 +297,38 @@ def _judge(transform: Callable) -> Tuple[str, str]:
                          f'pixels without recording it; {shared}')
     for cls in type(transform).__mro__:
         name = _name(cls)
-        if cls.__name__ in _RIGHT.get(name.split('.')[0], ()):
+        if cls.__name__ in RIGHT.get(name.split('.')[0], ()):
             return 'right', ''
-        if name in _PIXEL_INDEX:
+        if semantic and name in {**UNRECORDED, **PIXEL_INDEX}:
+            return 'wrong', (
+                'moves pixels, and pseudo-labels of semantic views are not '
+                f'moved along; place {_semantic_instead(cls)} before '
+                'MultiBranch, where every view shares it')
+        if name in PIXEL_INDEX:
             return 'wrong', (
                 'records its matrix in pixel-index coordinates, half a pixel '
-                f'off; use {_PIXEL_INDEX[name]} instead, or {shared}')
-        if name in _UNRECORDED:
-            instead = _UNRECORDED[name]
+                f'off; use {PIXEL_INDEX[name]} instead, or {shared}')
+        if name in UNRECORDED:
+            instead = UNRECORDED[name]
             remedy = f'use {instead} instead, or {shared}'
             return 'wrong', (
                 "moves pixels without recording it in 'homography_matrix', "
                 'so pseudo-labels would land on the wrong pixels; ' +
                 (remedy if instead else shared))
     return 'unknown', ''
+
+
+def _pads(transform: Callable) -> bool:
+    return any(cls.__name__ in PADDING for cls in type(transform).__mro__)
+
+
+def _semantic_instead(cls: type) -> str:
+    """The transform with which mmseg's pipelines do what ``cls`` does."""
+    if f'mmseg.{cls.__name__}' in UNRECORDED:
+        return f'mmseg.{cls.__name__}'
+    name = _name(cls)
+    instead = {**UNRECORDED, **PIXEL_INDEX}[name]
+    return instead.replace('mmdet.', 'mmseg.') if instead else 'it'
 
 
 def _name(cls: type) -> str:
