@@ -1,1 +1,15 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+from mmsemi.compat import is_installed
+from .boundary_iou import boundary_overlaps, mask_boundary
+from .confusion_matrix import ConfusionMatrix
+from .confusion_picture import draw_confusion_matrix
+from .dump_semantic_results import DumpSemanticResults
+
+__all__ = [
+    'ConfusionMatrix', 'DumpSemanticResults', 'boundary_overlaps',
+    'draw_confusion_matrix', 'mask_boundary'
+]
+
+if is_installed('mmseg'):
+    from .semantic_metric import SemanticMetric
+    __all__ += ['SemanticMetric']
