@@ -87,11 +87,11 @@ class SemiInstanceSegmentor(TeacherStudent):
     @property
     def predicts_masks(self) -> bool:
         """bool: Whether the segmenter has a mask branch of any kind."""
-        dense_head = getattr(self.teacher, 'bbox_head', None)
+        dense_head = getattr(self.labeler, 'bbox_head', None)
         return bool(
-            getattr(self.teacher, 'with_mask', False)
-            or hasattr(self.teacher, 'mask_head')
-            or hasattr(self.teacher, 'panoptic_head')
+            getattr(self.labeler, 'with_mask', False)
+            or hasattr(self.labeler, 'mask_head')
+            or hasattr(self.labeler, 'panoptic_head')
             or hasattr(dense_head, 'mask_head'))
 
     # From teacher to pseudo-labels ----------------------------------------
@@ -127,9 +127,8 @@ class SemiInstanceSegmentor(TeacherStudent):
 
         Args and returns as :meth:`label_unlabeled`.
         """
-        self.teacher.eval()
-        with self._soft_masks() as soft:
-            results = self.teacher.predict(
+        with self._soft_masks() as soft, self.labeling() as labeler:
+            results = labeler.predict(
                 inputs, [view_frame(s) for s in data_samples], rescale=False)
         return [
             self._to_pseudo_label(result, sample.img_shape[:2], soft)
@@ -140,7 +139,7 @@ class SemiInstanceSegmentor(TeacherStudent):
                          mask_threshold: Optional[float]) -> InstanceData:
         if 'pred_instances' not in result:
             raise RuntimeError(
-                f'{type(self.teacher).__name__} predicted no '
+                f'{type(self.labeler).__name__} predicted no '
                 '`pred_instances`; set its test_cfg so that it outputs '
                 'instances.')
         found = result.pred_instances
@@ -167,7 +166,7 @@ class SemiInstanceSegmentor(TeacherStudent):
         return label
 
     def _mask_threshold_owner(self) -> Optional[dict]:
-        roi_head = getattr(self.teacher, 'roi_head', None)
+        roi_head = getattr(self.labeler, 'roi_head', None)
         test_cfg = getattr(roi_head, 'test_cfg', None)
         if test_cfg is not None and getattr(roi_head, 'with_mask', False) \
                 and 'mask_thr_binary' in test_cfg:
@@ -242,9 +241,9 @@ class SemiInstanceSegmentor(TeacherStudent):
         return label[kept]
 
     def loss_by_pseudo_labels(
-            self, inputs: Tensor, data_samples: List[DetDataSample],
-            pseudo_labels: List[InstanceData],
-            teacher_samples: List[DetDataSample]
+            self, inputs: Dict[str, Tensor],
+            data_samples: Dict[str, List[DetDataSample]],
+            pseudo_labels: List[InstanceData]
     ) -> Tuple[Dict[str, Tensor], float]:
         """Compute the student's loss; see :class:`TeacherStudent`.
 
@@ -254,8 +253,10 @@ class SemiInstanceSegmentor(TeacherStudent):
         in FixMatch (K. Sohn et al., NeurIPS 2020, equation 4): the factor is
         the share of images used.
         """
-        projected = self.project(pseudo_labels, teacher_samples,
-                                 data_samples)
+        images = inputs['unsup_student']
+        students = data_samples['unsup_student']
+        projected = self.project(pseudo_labels, data_samples['unsup_teacher'],
+                                 students)
         used = [
             i for i, label in enumerate(projected)
             if label.get('usable', True) and (
@@ -265,12 +266,10 @@ class SemiInstanceSegmentor(TeacherStudent):
         if not any(len(projected[i]) > 0 for i in used):
             factor = 0.
             used = list(range(len(projected)))
-        samples = [
-            pseudo_sample(data_samples[i], projected[i]) for i in used
-        ]
-        if len(used) < len(inputs):
-            inputs = inputs[used]
-        return self.student.loss(inputs, samples), factor
+        samples = [pseudo_sample(students[i], projected[i]) for i in used]
+        if len(used) < len(images):
+            images = images[used]
+        return self.student.loss(images, samples), factor
 
     # Figures on the pseudo-labels -----------------------------------------
 

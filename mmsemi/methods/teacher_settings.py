@@ -11,8 +11,9 @@ class TeacherSettings:
     """How the teacher comes to its weights.
 
     Args:
-        mode (str): 'ema' (follows the student) or 'frozen' (keeps what was
-            loaded). Defaults to 'ema'.
+        mode (str): 'ema' (follows the student), 'frozen' (keeps what was
+            loaded) or 'student' (there is no teacher: the student labels for
+            itself). Defaults to 'ema'.
         momentum (float): Share of the student in one update, in (0, 1];
             teacher = (1 - momentum) * teacher + momentum * student, as in
             mmengine. Defaults to 0.001.
@@ -43,9 +44,13 @@ class TeacherSettings:
     checkpoint: Optional[str] = None
 
     def __post_init__(self) -> None:
-        if self.mode not in ('ema', 'frozen'):
-            raise ValueError(f"teacher.mode={self.mode!r}; allowed are 'ema' "
-                             "and 'frozen'.")
+        if self.mode not in ('ema', 'frozen', 'student'):
+            raise ValueError(f"teacher.mode={self.mode!r}; allowed are 'ema'"
+                             ", 'frozen' and 'student'.")
+        if self.mode == 'student' and self.checkpoint is not None:
+            raise ValueError(
+                f'teacher.checkpoint={self.checkpoint!r} has no effect: with '
+                "teacher.mode='student' the student labels for itself.")
         if not isinstance(self.momentum, (int, float)) or \
                 not 0 < self.momentum <= 1:
             raise ValueError(

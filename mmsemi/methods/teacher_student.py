@@ -8,17 +8,18 @@ student first learns from labels alone and is then copied.
 """
 import copy
 from abc import abstractmethod
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, Optional, Tuple, Union
 
 import torch
 from mmengine.dist import all_reduce_params, get_world_size
 from mmengine.logging import print_log
-from mmengine.model import BaseModel
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch import Tensor, nn
 
-from mmsemi.models import MultiBranchDataPreprocessor
 from mmsemi.registry import MODELS
+from .multi_view_model import (MultiViewModel, matching_weights, scale_losses,
+                               without_prefix)
 from .segmentor_config import load_segmentor_config
 from .teacher_settings import TeacherSettings
 from .weight_schedule import WeightSchedule, check_weight
@@ -26,7 +27,7 @@ from .weight_schedule import WeightSchedule, check_weight
 VIEWS = ('sup', 'unsup_teacher', 'unsup_student')
 
 
-class TeacherStudent(BaseModel):
+class TeacherStudent(MultiViewModel):
     """A student that learns from labels and from its teacher.
 
     Subclasses say what a pseudo-label is (:meth:`label_unlabeled`) and what
@@ -48,9 +49,10 @@ class TeacherStudent(BaseModel):
             Defaults to 1.
         unsup_weight (float or dict): Weight of the loss on pseudo-labels, or
             the arguments of :class:`WeightSchedule`. Defaults to 1.
-        predict_on (str): Which of 'teacher' and 'student' predicts. While
-            a burn-in is to end in a copy of the student, the student always
-            does. Defaults to 'teacher'.
+        predict_on (str, optional): Which of 'teacher' and 'student'
+            predicts. While a burn-in is to end in a copy of the student, the
+            student always does. Defaults to None: 'teacher', or 'student'
+            where there is no other (``teacher.mode='student'``).
         data_preprocessor (dict or nn.Module, optional): Preprocessor of one
             view. Defaults to None: that of the segmenter.
         init_cfg (dict, optional): Unused; the segmenter's own is applied.
@@ -60,43 +62,38 @@ class TeacherStudent(BaseModel):
             used; the message names the field.
     """
 
+    views: Tuple[str, ...] = VIEWS
+    """Views that a batch must have after the burn-in."""
+
     def __init__(self,
                  segmentor: Union[dict, str],
                  teacher: Optional[dict] = None,
                  sup_weight: float = 1.,
                  unsup_weight: Union[float, dict] = 1.,
-                 predict_on: str = 'teacher',
+                 predict_on: Optional[str] = None,
                  data_preprocessor: Optional[Union[dict, nn.Module]] = None,
                  init_cfg: Optional[dict] = None) -> None:
         settings = TeacherSettings.from_config(teacher)
         schedule = WeightSchedule.from_config(unsup_weight)
         check_weight(sup_weight, 'sup_weight')
         config = load_segmentor_config(segmentor)
+        self.check_preprocessor(config, data_preprocessor)
         self.check_segmentor(config)
         # Some models change the config they are built from.
         student = MODELS.build(copy.deepcopy(config))
-        if data_preprocessor is None:
-            if config.get('data_preprocessor') is None:
-                raise ValueError(
-                    'segmentor has no data_preprocessor and none was given; '
-                    "mmdet models use dict(type='mmdet.DetDataPreprocessor', "
-                    '...).')
-            data_preprocessor = copy.deepcopy(student.data_preprocessor)
-        elif isinstance(data_preprocessor, dict):
-            data_preprocessor = MODELS.build(data_preprocessor)
-        # A wrapper of views, mmdet's or ours, may be given too.
-        data_preprocessor = MultiBranchDataPreprocessor(
-            getattr(data_preprocessor, 'data_preprocessor',
-                    data_preprocessor))
-        super().__init__(
-            data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.check_student(student)
+        self.predictors = ('student', ) if settings.mode == 'student' else (
+            'teacher', 'student')
+        super().__init__(student, predict_on or self.predictors[0],
+                         data_preprocessor, init_cfg)
         self.teacher_settings = settings
         self.sup_weight = float(sup_weight)
         self.unsup_weight = schedule
-        self.predict_on = predict_on
         self.student = student
-        self.teacher = MODELS.build(copy.deepcopy(config))
-        self.teacher.requires_grad_(False).eval()
+        self.teacher = None
+        if settings.mode != 'student':
+            self.teacher = MODELS.build(copy.deepcopy(config))
+            self.teacher.requires_grad_(False).eval()
         self.register_buffer('step', torch.zeros((), dtype=torch.long))
         self.copy_student_to_teacher()
         self._losses_since_update = 0
@@ -105,6 +102,10 @@ class TeacherStudent(BaseModel):
     @classmethod
     def check_segmentor(cls, config: dict) -> None:
         """Refuse a model config that cannot serve as a teacher."""
+
+    @classmethod
+    def check_student(cls, student: nn.Module) -> None:
+        """Refuse a built model that cannot serve as a teacher."""
 
     # What a method defines ------------------------------------------------
 
@@ -122,15 +123,15 @@ class TeacherStudent(BaseModel):
 
     @abstractmethod
     def loss_by_pseudo_labels(
-            self, inputs: Tensor, data_samples: list, pseudo_labels: list,
-            teacher_samples: list) -> Tuple[Dict[str, Tensor], float]:
+            self, inputs: Dict[str, Tensor], data_samples: Dict[str, list],
+            pseudo_labels: list) -> Tuple[Dict[str, Tensor], float]:
         """Compute the student's loss on pseudo-labels.
 
         Args:
-            inputs (Tensor): The student's views (N, C, H, W).
-            data_samples (list): Their N data samples.
+            inputs (dict[str, Tensor]): All views of the batch, as for
+                :meth:`loss`.
+            data_samples (dict[str, list]): Their data samples.
             pseudo_labels (list): N pseudo-labels in the teacher's views.
-            teacher_samples (list): Data samples of the teacher's views.
 
         Returns:
             tuple[dict, float]: The losses by name, and a factor on them: the
@@ -139,22 +140,6 @@ class TeacherStudent(BaseModel):
         """
 
     # Training -------------------------------------------------------------
-
-    def forward(self, inputs, data_samples=None, mode: str = 'tensor'):
-        """Compute losses, predictions or raw outputs.
-
-        Args:
-            inputs (dict[str, Tensor] or Tensor): With mode 'loss' the views'
-                images; else images (N, C, H, W).
-            data_samples (dict[str, list] or list): The data samples.
-            mode (str): 'loss', 'predict' or 'tensor'. Defaults to 'tensor'.
-
-        Returns:
-            dict[str, Tensor] or whatever the segmenter returns.
-        """
-        if mode == 'loss':
-            return self.loss(inputs, data_samples)
-        return self.predictor(inputs, data_samples, mode=mode)
 
     def loss(self, inputs: Dict[str, Tensor],
              data_samples: Dict[str, list]) -> Dict[str, Tensor]:
@@ -172,18 +157,46 @@ class TeacherStudent(BaseModel):
         # Read once and before the student runs: on a device the host waits
         # for all work queued so far.
         step = int(self.step) - self.teacher_settings.burn_in_steps
-        self._check_views(inputs, VIEWS[:1] if step < 0 else VIEWS)
+        self._check_views(inputs, VIEWS[:1] if step < 0 else self.views)
         self._expect_updates()
-        losses = scale_losses(
-            self.student.loss(inputs['sup'], data_samples['sup']),
-            self.sup_weight, 'sup_')
         if step < 0:
-            return losses
+            return self.supervised_loss(inputs['sup'], data_samples['sup'])
+        return self.semi_supervised_loss(inputs, data_samples, step)
+
+    def supervised_loss(self, inputs: Tensor,
+                        data_samples: list) -> Dict[str, Tensor]:
+        """Compute the student's own, weighted loss on labelled images.
+
+        Args:
+            inputs (Tensor): Images (N, C, H, W).
+            data_samples (list): N data samples with ground truth.
+
+        Returns:
+            dict[str, Tensor]: Losses ``sup_*``.
+        """
+        return scale_losses(
+            self.student.loss(inputs, data_samples), self.sup_weight, 'sup_')
+
+    def semi_supervised_loss(self, inputs: Dict[str, Tensor],
+                             data_samples: Dict[str, list],
+                             step: int) -> Dict[str, Tensor]:
+        """Compute all losses after the burn-in.
+
+        A method that shares passes between its losses overrides this.
+
+        Args:
+            inputs (dict[str, Tensor]): See :meth:`loss`.
+            data_samples (dict[str, list]): See :meth:`loss`.
+            step (int): Optimizer steps since the end of the burn-in.
+
+        Returns:
+            dict[str, Tensor]: See :meth:`loss`.
+        """
+        losses = self.supervised_loss(inputs['sup'], data_samples['sup'])
         pseudo_labels = self.label_unlabeled(inputs['unsup_teacher'],
                                              data_samples['unsup_teacher'])
         unsup_losses, factor = self.loss_by_pseudo_labels(
-            inputs['unsup_student'], data_samples['unsup_student'],
-            pseudo_labels, data_samples['unsup_teacher'])
+            inputs, data_samples, pseudo_labels)
         losses.update(
             scale_losses(unsup_losses,
                          self.unsup_weight(step) * factor, 'unsup_'))
@@ -205,20 +218,6 @@ class TeacherStudent(BaseModel):
         """
         return {}
 
-    def _check_views(self, inputs, views: Sequence[str]) -> None:
-        if not isinstance(inputs, dict):
-            raise TypeError(
-                f'{type(self).__name__} trains on batches of views, got '
-                f'{type(inputs).__name__}. Put mmsemi.MultiBranch at the end '
-                'of the training pipelines and use collate_fn=dict('
-                "type='pseudo_collate').")
-        missing = [view for view in views if view not in inputs]
-        if missing:
-            raise ValueError(
-                f'The batch lacks the views {missing}; it has '
-                f'{sorted(inputs)}. Check branch_field of mmsemi.MultiBranch '
-                'and source_ratio of mmsemi.MultiSourceSampler.')
-
     def _expect_updates(self) -> None:
         self._losses_since_update += 1
         if self._losses_since_update == 1000:
@@ -237,14 +236,37 @@ class TeacherStudent(BaseModel):
     def train(self, mode: bool = True) -> 'TeacherStudent':
         """Set the mode of the student; the teacher always evaluates."""
         super().train(mode)
-        self.teacher.eval()
+        if self.teacher is not None:
+            self.teacher.eval()
         return self
+
+    @property
+    def labeler(self) -> nn.Module:
+        """nn.Module: Who labels: the teacher, or the student itself."""
+        return self.student if self.teacher is None else self.teacher
+
+    @contextmanager
+    def labeling(self) -> Iterator[nn.Module]:
+        """Let who labels evaluate, and give it back as it was.
+
+        Yields:
+            nn.Module: :attr:`labeler` in evaluation mode.
+        """
+        labeler = self.labeler
+        training = labeler.training
+        labeler.eval()
+        try:
+            yield labeler
+        finally:
+            labeler.train(training)
 
     # The teacher ----------------------------------------------------------
 
     @torch.no_grad()
     def copy_student_to_teacher(self) -> None:
         """Make the teacher an exact copy of the student."""
+        if self.teacher is None:
+            return
         self.teacher.load_state_dict(self.student.state_dict())
 
     @torch.no_grad()
@@ -265,7 +287,7 @@ class TeacherStudent(BaseModel):
                 if buffer.is_floating_point()
             ],
                               op='mean')
-        if settings.mode == 'frozen':
+        if settings.mode != 'ema':
             return
         update = int(self.step)
         if not settings.average_burn_in:
@@ -295,8 +317,11 @@ class TeacherStudent(BaseModel):
         """Return the relative distance of the weights.
 
         Returns:
-            float: ||teacher - student|| / ||student|| over all parameters.
+            float: ||teacher - student|| / ||student|| over all parameters;
+            0 if the student labels for itself.
         """
+        if self.teacher is None:
+            return 0.
         teacher = list(self.teacher.parameters())
         student = list(self.student.parameters())
         gaps = torch._foreach_sub(teacher, student)
@@ -307,18 +332,6 @@ class TeacherStudent(BaseModel):
     # Prediction -----------------------------------------------------------
 
     @property
-    def predict_on(self) -> str:
-        """str: Which model predicts, 'teacher' or 'student'."""
-        return self._predict_on
-
-    @predict_on.setter
-    def predict_on(self, value: str) -> None:
-        if value not in ('teacher', 'student'):
-            raise ValueError(f"predict_on={value!r}; allowed are 'teacher' "
-                             "and 'student'.")
-        self._predict_on = value
-
-    @property
     def predictor(self) -> nn.Module:
         """nn.Module: The model that predicts now."""
         settings = self.teacher_settings
@@ -326,7 +339,7 @@ class TeacherStudent(BaseModel):
             return self.student
         if settings.copies_after_burn_in and self.burning_in:
             return self.student
-        return self.teacher
+        return self.labeler
 
     # Weights --------------------------------------------------------------
 
@@ -345,8 +358,8 @@ class TeacherStudent(BaseModel):
                 f'teacher.checkpoint={checkpoint!r} does not exist.'
             ) from error
         state = loaded.get('state_dict', loaded)
-        own = _without_prefix(state, 'teacher.')
-        if not _matching(own or state, self.teacher):
+        own = without_prefix(state, 'teacher.')
+        if not matching_weights(own or state, self.teacher):
             raise RuntimeError(
                 f'teacher.checkpoint={checkpoint!r} holds no weight of this '
                 f'model; its first keys are {list(state)[:3]}.')
@@ -359,16 +372,16 @@ class TeacherStudent(BaseModel):
                               unexpected_keys: List[str],
                               error_msgs: List[str]) -> None:
         """Let a checkpoint of a plain segmenter fill both models."""
-        own = _without_prefix(state_dict, prefix)
+        own = without_prefix(state_dict, prefix)
         parts = {
-            part: _without_prefix(own, f'{part}.')
-            for part in ('student', 'teacher')
+            part: without_prefix(own, f'{part}.')
+            for part in sorted(self.predictors)
         }
         is_plain = not any(parts.values())
         if is_plain:
-            parts = dict(student=own, teacher=own)
+            parts = {part: own for part in parts}
         matched = {
-            part: len(_matching(weights, self.student))
+            part: len(matching_weights(weights, self.student))
             for part, weights in parts.items()
         }
         if not any(matched.values()):
@@ -382,7 +395,7 @@ class TeacherStudent(BaseModel):
         if is_plain:
             for key in own:
                 del state_dict[prefix + key]
-            filled = 'student and teacher'
+            filled = ' and '.join(parts)
             if self._teacher_has_own_weights:
                 filled = 'the student; the teacher keeps teacher.checkpoint'
                 parts['teacher'] = self.teacher.state_dict()
@@ -396,51 +409,17 @@ class TeacherStudent(BaseModel):
                 f'Loaded {matched["student"]} of {known} weights of a plain '
                 f'segmenter into {filled}.',
                 logger='current')
+        elif self.teacher is not None and not parts['teacher']:
+            # Of a student that labelled for itself.
+            weights, start = parts['student'], 'starts as the student'
+            if self._teacher_has_own_weights:
+                weights = self.teacher.state_dict()
+                start = 'keeps teacher.checkpoint'
+            for key, value in weights.items():
+                state_dict[f'{prefix}teacher.{key}'] = value
+            print_log(
+                f'The checkpoint holds no teacher; it {start}.',
+                logger='current')
         super()._load_from_state_dict(state_dict, prefix, local_metadata,
                                       strict, missing_keys, unexpected_keys,
                                       error_msgs)
-
-
-def _without_prefix(state_dict: Mapping[str, Tensor],
-                    prefix: str) -> Dict[str, Tensor]:
-    """Return the entries under a prefix, by the rest of their names."""
-    return {
-        key[len(prefix):]: value
-        for key, value in state_dict.items() if key.startswith(prefix)
-    }
-
-
-def _matching(state_dict: Mapping[str, Tensor],
-              module: nn.Module) -> List[str]:
-    """List the weights that fit a module by name and shape.
-
-    Integers do not count: the counters of batch norm fit any model.
-    """
-    known = module.state_dict()
-    return [
-        key for key, value in state_dict.items()
-        if key in known and known[key].is_floating_point()
-        and getattr(value, 'shape', None) == known[key].shape
-    ]
-
-
-def scale_losses(losses: Mapping[str, Union[Tensor, List[Tensor]]],
-                 weight: float, prefix: str) -> Dict[str, Tensor]:
-    """Weight losses and prefix their names; the input stays as it is.
-
-    Args:
-        losses (Mapping): Tensors or lists of tensors by name. Only names
-            that contain 'loss' are weighted, as mmengine sums only those.
-        weight (float): The factor.
-        prefix (str): Put before every name.
-
-    Returns:
-        dict[str, Tensor]: The scaled losses.
-    """
-    scaled = {}
-    for name, value in losses.items():
-        if 'loss' in name:
-            value = ([v * weight for v in value]
-                     if isinstance(value, (list, tuple)) else value * weight)
-        scaled[prefix + name] = value
-    return scaled

@@ -4,10 +4,16 @@ from .instance_filters import (FilterByArea, FilterByMaskQuality,
                                SkipUncertainImages)
 from .mask_overlap import mask_iou
 from .pipeline import PseudoLabelPipeline, PseudoLabelStage
+from .pixel_filters import (KeepAboveAdaptiveThreshold,
+                            KeepAboveClassThresholds, KeepConfidentPixels,
+                            KeepLowEntropyPixels)
 from .quality import PseudoLabelQuality, measure_pseudo_labels
 
 __all__ = [
-    'FilterByArea', 'FilterByMaskQuality', 'FilterByScore', 'KeepTopScores',
+    'FilterByArea', 'FilterByMaskQuality', 'FilterByScore',
+    'KeepAboveAdaptiveThreshold', 'KeepAboveClassThresholds',
+    'KeepConfidentPixels',
+    'KeepLowEntropyPixels', 'KeepTopScores',
     'PseudoLabelPipeline', 'PseudoLabelQuality', 'PseudoLabelStage',
     'RemoveDuplicates', 'SkipUncertainImages', 'mask_iou',
     'measure_pseudo_labels'

@@ -23,6 +23,10 @@ class PseudoLabelStage(nn.Module, metaclass=ABCMeta):
     writes: Tuple[str, ...] = ()
     """Fields that are there afterwards."""
 
+    step: int = 0
+    """Optimizer steps since the end of the burn-in, for schedules. The
+    pipeline sets it."""
+
     @abstractmethod
     def forward(
             self, pseudo_labels: List[BaseDataElement],
@@ -33,7 +37,9 @@ class PseudoLabelStage(nn.Module, metaclass=ABCMeta):
             pseudo_labels (list): One per image, in the teacher's view.
                 Instances: InstanceData with ``bboxes`` (N, 4) in pixels,
                 ``labels`` (N,), ``scores`` (N,) and, from models with
-                masks, ``masks`` (N, H, W) bool.
+                masks, ``masks`` (N, H, W) bool. Every pixel:
+                :class:`mmsemi.structures.dense_pseudo_label.\
+DensePseudoLabel`.
             data_samples (list): The teacher view's data samples, without
                 ground truth.
 
@@ -82,10 +88,19 @@ class PseudoLabelPipeline(nn.Module):
         """Return whether some stage reads this field."""
         return any(field in stage.requires for stage in self.stages)
 
-    def forward(
-            self, pseudo_labels: List[BaseDataElement],
-            data_samples: List[BaseDataElement]) -> List[BaseDataElement]:
-        """Run all stages; see :meth:`PseudoLabelStage.forward`."""
+    def forward(self,
+                pseudo_labels: List[BaseDataElement],
+                data_samples: List[BaseDataElement],
+                step: int = 0) -> List[BaseDataElement]:
+        """Run all stages; see :meth:`PseudoLabelStage.forward`.
+
+        Args:
+            pseudo_labels (list): One per image.
+            data_samples (list): The teacher view's data samples.
+            step (int): Optimizer steps since the end of the burn-in.
+                Defaults to 0.
+        """
         for stage in self.stages:
+            stage.step = step
             pseudo_labels = stage(pseudo_labels, data_samples)
         return pseudo_labels

@@ -252,9 +252,7 @@ def test_unusable_images_are_left_out(build, monkeypatch, instances_factory,
     inputs, samples = batch_factory(num_unsup=3)
     labels = [good.clone() for _ in range(3)]
     labels[1].set_metainfo(dict(usable=False))
-    losses, factor = model.loss_by_pseudo_labels(
-        inputs['unsup_student'], samples['unsup_student'], labels,
-        samples['unsup_teacher'])
+    losses, factor = model.loss_by_pseudo_labels(inputs, samples, labels)
     # The image left out counts as zero in the mean.
     assert factor == pytest.approx(2 / 3)
     assert torch.equal(calls[0][0], inputs['unsup_student'][[0, 2]])
@@ -262,9 +260,7 @@ def test_unusable_images_are_left_out(build, monkeypatch, instances_factory,
 
     for label in labels:
         label.set_metainfo(dict(usable=False))
-    losses, factor = model.loss_by_pseudo_labels(
-        inputs['unsup_student'], samples['unsup_student'], labels,
-        samples['unsup_teacher'])
+    losses, factor = model.loss_by_pseudo_labels(inputs, samples, labels)
     # The student still runs, on every process, but learns nothing.
     assert factor == 0
     assert len(calls[1][1]) == 3
@@ -281,8 +277,7 @@ def test_images_without_pseudo_instances(build, monkeypatch,
     monkeypatch.setattr(
         model.student, 'loss', lambda inputs, samples:
         (used.append(len(samples)), student_loss(inputs, samples))[1])
-    args = (inputs['unsup_student'], samples['unsup_student'], labels,
-            samples['unsup_teacher'])
+    args = (inputs, samples, labels)
     model.loss_by_pseudo_labels(*args)
     monkeypatch.setattr(model, 'keep_empty_images', False)
     model.loss_by_pseudo_labels(*args)

@@ -53,10 +53,11 @@ class ToyMethod(TeacherStudent):
         assert not self.teacher.training
         return [self.teacher.weight.item() for _ in inputs]
 
-    def loss_by_pseudo_labels(self, inputs, data_samples, pseudo_labels,
-                              teacher_samples):
-        self.received = (data_samples, pseudo_labels, teacher_samples)
-        return self.student.loss(inputs, data_samples), self.factor
+    def loss_by_pseudo_labels(self, inputs, data_samples, pseudo_labels):
+        self.received = (data_samples['unsup_student'], pseudo_labels,
+                         data_samples['unsup_teacher'])
+        return self.student.loss(inputs['unsup_student'],
+                                 self.received[0]), self.factor
 
     def pseudo_label_figures(self, pseudo_labels, teacher_samples):
         return {'pseudo/sum': torch.tensor(sum(pseudo_labels))}
@@ -118,7 +119,8 @@ def test_settings_defaults():
 
 
 @pytest.mark.parametrize('config, message', [
-    (dict(mode='mean'), "teacher.mode='mean'; allowed are 'ema' and 'frozen'"),
+    (dict(mode='mean'), "teacher.mode='mean'; allowed are 'ema', 'frozen' and "
+     "'student'"),
     (dict(momentum=0), 'teacher.momentum=0; .* momentum=0.001'),
     (dict(momentum=1.1), 'teacher.momentum=1.1'),
     (dict(momentum=math.nan), 'teacher.momentum=nan'),
