@@ -52,9 +52,8 @@ class ToyTeacherStudent(TeacherStudent):
     def label_unlabeled(self, inputs, data_samples):
         return [None] * len(inputs)
 
-    def loss_by_pseudo_labels(self, inputs, data_samples, pseudo_labels,
-                              teacher_samples):
-        return self.student.loss(inputs), 1.
+    def loss_by_pseudo_labels(self, inputs, data_samples, pseudo_labels):
+        return self.student.loss(inputs['unsup_student']), 1.
 
     def pseudo_label_figures(self, pseudo_labels, teacher_samples):
         count = self.counts.pop(0) if self.counts else 0.

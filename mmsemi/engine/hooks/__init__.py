@@ -2,14 +2,15 @@
 from mmsemi.compat import is_installed
 from .iter_seed_hook import IterSeedHook
 from .pseudo_label_monitor_hook import PseudoLabelMonitorHook
+from .pseudo_label_visualization_hook import PseudoLabelVisualizationHook
 from .teacher_update_hook import TeacherUpdateHook
 from .training_check_hook import TrainingCheckHook, check_training
 
 __all__ = [
-    'IterSeedHook', 'PseudoLabelMonitorHook', 'TeacherUpdateHook',
-    'TrainingCheckHook', 'check_training'
+    'IterSeedHook', 'PseudoLabelMonitorHook', 'PseudoLabelVisualizationHook',
+    'TeacherUpdateHook', 'TrainingCheckHook', 'check_training'
 ]
 
-if is_installed('mmdet'):
-    from .pseudo_label_visualization_hook import PseudoLabelVisualizationHook
-    __all__ += ['PseudoLabelVisualizationHook']
+if is_installed('mmseg'):
+    from .class_threshold_hook import ClassThresholdHook
+    __all__ += ['ClassThresholdHook']

@@ -9,7 +9,8 @@ from mmengine.runner import Runner
 from mmsemi.registry import HOOKS
 from .teacher_update_hook import teacher_student
 
-COUNT_KEY = 'pseudo/per_image'
+# Instances per image, or the share of pixels.
+COUNT_KEYS = ('pseudo/per_image', 'pseudo/kept_share')
 
 
 @HOOKS.register_module()
@@ -53,16 +54,17 @@ class PseudoLabelMonitorHook(Hook):
                          data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
         """Count empty iterations and measure the distance."""
-        if outputs is not None and COUNT_KEY in outputs:
-            self._watch(runner, float(outputs[COUNT_KEY]))
+        found = [key for key in COUNT_KEYS if key in (outputs or {})]
+        if found:
+            self._watch(runner, float(outputs[found[0]]))
         if self.every_n_train_iters(runner,
                                     self.interval) and is_main_process():
             model = teacher_student(runner, type(self).__name__)
             runner.message_hub.update_scalar('train/teacher_distance',
                                              model.teacher_student_distance())
 
-    def _watch(self, runner: Runner, per_image: float) -> None:
-        if per_image > 0:
+    def _watch(self, runner: Runner, count: float) -> None:
+        if count > 0:
             self._empty_iters = 0
             return
         self._empty_iters += 1
@@ -75,8 +77,8 @@ class PseudoLabelMonitorHook(Hook):
             f'{self._empty_iters} iterations (now {runner.iter + 1}), so the '
             'student learns nothing from unlabelled images. Likely causes: '
             'the filters in model.pseudo_label_pipeline are too strict (look '
-            'at score_thr and min_area); the teacher was asked too early '
-            f'(model.teacher.burn_in_steps={settings.burn_in_steps}) or '
+            'at score_thr, conf_thr and min_area); the teacher was asked too '
+            f'early (model.teacher.burn_in_steps={settings.burn_in_steps}) or '
             f'follows too slowly (model.teacher.mode={settings.mode!r}, '
             f'momentum={settings.momentum}); its weights do not fit (no '
             'load_from, or a checkpoint with other batch statistics); the '

@@ -1,4 +1,10 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
-from .teacher_student_val_loop import TeacherStudentValLoop
+from mmsemi.compat import is_installed
+from .multi_view_val_loop import MultiViewValLoop
 
-__all__ = ['TeacherStudentValLoop']
+__all__ = ['MultiViewValLoop']
+
+if is_installed('mmseg'):
+    from .iterative_self_training_loop import IterativeSelfTrainingLoop
+    from .self_training_loop import SelfTrainingLoop
+    __all__ += ['IterativeSelfTrainingLoop', 'SelfTrainingLoop']

@@ -1,4 +1,9 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+from .network_optim_wrapper_constructor import (JointOptimWrapper,
+                                                NetworkOptimWrapperConstructor)
 from .student_optim_wrapper_constructor import StudentOptimWrapperConstructor
 
-__all__ = ['StudentOptimWrapperConstructor']
+__all__ = [
+    'JointOptimWrapper', 'NetworkOptimWrapperConstructor',
+    'StudentOptimWrapperConstructor'
+]

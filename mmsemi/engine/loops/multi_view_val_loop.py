@@ -1,24 +1,24 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
-from typing import Dict, List, Sequence, Union
+from typing import Dict, List, Optional, Sequence, Union
 
 from mmengine.evaluator import Evaluator
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, ValLoop
 from torch.utils.data import DataLoader
 
-from mmsemi.methods import TeacherStudent
+from mmsemi.methods import MultiViewModel
 from mmsemi.registry import LOOPS
 
 
 @LOOPS.register_module()
-class TeacherStudentValLoop(ValLoop):
-    """Validate teacher and student.
+class MultiViewValLoop(ValLoop):
+    """Validate all models in a model: teacher and student, networks, mean.
 
-    Metrics carry the prefix ``teacher/`` or ``student/``. Those of the model
-    that predicts (``model.predict_on``) come without a prefix as well, so
-    that ``save_best='coco/segm_mAP'`` works. Until the teacher holds
-    anything, the student predicts in its place: then one evaluation serves
-    both names.
+    Metrics carry the name of what predicted as a prefix, such as
+    ``teacher/`` or ``network_0/``. Those of the model's default
+    (``model.predict_on``) come without a prefix as well, so that
+    ``save_best='coco/segm_mAP'`` works. While a teacher holds nothing yet, the
+    student predicts in its place: then one evaluation serves both names.
 
     Args:
         runner (Runner): The runner.
@@ -26,28 +26,30 @@ class TeacherStudentValLoop(ValLoop):
         evaluator (Evaluator or dict or list): The metrics.
         fp16 (bool): Whether to validate in half precision. Defaults to
             False.
-        models (Sequence[str]): What to evaluate: 'teacher', 'student' or
-            both. Defaults to both.
+        models (Sequence[str], optional): Which of ``model.predictors`` to
+            evaluate. Defaults to None: all, which takes as many evaluations.
 
     Raises:
-        TypeError: If the model has no teacher and student.
+        TypeError: If the model is no :class:`mmsemi.methods.MultiViewModel`.
         ValueError: If ``models`` names anything else, or leaves out the
             model that predicts.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        dataloader: Union[DataLoader, Dict],
-        evaluator: Union[Evaluator, Dict, List],
-        fp16: bool = False,
-        models: Sequence[str] = ('teacher', 'student')
-    ) -> None:
+    def __init__(self,
+                 runner: Runner,
+                 dataloader: Union[DataLoader, Dict],
+                 evaluator: Union[Evaluator, Dict, List],
+                 fp16: bool = False,
+                 models: Optional[Sequence[str]] = None) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
+        allowed = self.model.predictors
+        if models is None:
+            models = allowed
         models = [models] if isinstance(models, str) else list(models)
-        if not models or not set(models) <= {'teacher', 'student'}:
-            raise ValueError(f"val_cfg.models={models}; allowed are 'teacher'"
-                             ", 'student' or both.")
+        if not models or not set(models) <= set(allowed):
+            raise ValueError(f'val_cfg.models={models}; allowed are '
+                             f'{", ".join(map(repr, allowed))}, or several '
+                             'of them.')
         if self.model.predict_on not in models:
             raise ValueError(
                 f'val_cfg.models={models} leaves out the model that predicts '
@@ -55,16 +57,16 @@ class TeacherStudentValLoop(ValLoop):
         self.models = models
 
     @property
-    def model(self) -> TeacherStudent:
-        """TeacherStudent: The model without distributed wrappers."""
+    def model(self) -> MultiViewModel:
+        """MultiViewModel: The model without distributed wrappers."""
         model = self.runner.model
         while is_model_wrapper(model):
             model = model.module
-        if not isinstance(model, TeacherStudent):
+        if not isinstance(model, MultiViewModel):
             raise TypeError(
-                'mmsemi.TeacherStudentValLoop (val_cfg.type) needs a model '
-                'with teacher and student, such as mmsemi.'
-                f'SemiInstanceSegmentor, but model.type is '
+                'mmsemi.MultiViewValLoop (val_cfg.type) needs a model of '
+                'several, such as teacher and student of mmsemi.FixMatch or '
+                f'the networks of mmsemi.CPS, but model.type is '
                 f'{type(model).__name__}. Use ValLoop for it.')
         return model
 

@@ -2,7 +2,10 @@
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
-from mmengine.registry import METRICS
+from mmengine.registry import METRICS, MODELS
+from torch import nn
+
+from mmsemi.methods import MultiViewModel
 
 
 @METRICS.register_module(force=True)
@@ -20,7 +23,7 @@ class ToyMean(BaseMetric):
 
 
 def make(runner_factory, models=None, fp16=False, **changes):
-    val_cfg = dict(type='mmsemi.TeacherStudentValLoop', fp16=fp16)
+    val_cfg = dict(type='mmsemi.MultiViewValLoop', fp16=fp16)
     if models is not None:
         val_cfg['models'] = models
     settings = dict(
@@ -152,7 +155,7 @@ def test_model_that_predicts_must_be_listed(runner_factory):
 
 def test_plain_model_is_refused(runner_factory):
     runner = make(runner_factory, model=dict(type='ToySegmenter'))
-    with pytest.raises(TypeError, match='TeacherStudentValLoop.*ToySegmenter'):
+    with pytest.raises(TypeError, match='MultiViewValLoop.*ToySegmenter'):
         runner.val()
 
 
@@ -173,4 +176,80 @@ def test_key_of_the_best_is_there_though_nothing_is_found(runner_factory):
         'toy/count': None,
         'student/toy/mean': 2.,
         'student/toy/count': 7.
+    }
+
+
+@MODELS.register_module(force=True)
+class ToyCommittee(MultiViewModel):
+    """Two toy segmenters and their mean."""
+
+    predictors = ('network_0', 'network_1', 'mean')
+
+    def __init__(self, predict_on='network_0'):
+        networks = [
+            MODELS.build(
+                dict(
+                    type='ToySegmenter',
+                    data_preprocessor=dict(type='BaseDataPreprocessor')))
+            for _ in range(2)
+        ]
+        super().__init__(networks[0], predict_on)
+        self.networks = nn.ModuleList(networks)
+        for i, network in enumerate(networks):
+            nn.init.zeros_(network.head.weight)
+            nn.init.constant_(network.head.bias, 1. + i)
+
+    @property
+    def predictor(self):
+        if self.predict_on == 'mean':
+            return self.networks
+        return self.networks[self.predictors.index(self.predict_on)]
+
+    def loss(self, inputs, data_samples):
+        return self.networks[0].loss(inputs['sup'])
+
+    def predict(self, inputs, data_samples):
+        if self.predict_on == 'mean':
+            return sum(n(inputs) for n in self.networks) / 2
+        return self.predictor(inputs)
+
+
+@pytest.mark.parametrize('predict_on, plain', [('network_0', 1.),
+                                               ('mean', 1.5)])
+def test_any_model_with_several_predictors(runner_factory, predict_on, plain):
+    runner = make(
+        runner_factory,
+        model=dict(type='ToyCommittee', predict_on=predict_on),
+        custom_hooks=[])
+    means = {
+        key: value
+        for key, value in runner.val().items() if key.endswith('toy/mean')
+    }
+    assert means == {
+        'toy/mean': plain,
+        'network_0/toy/mean': 1.,
+        'network_1/toy/mean': 2.,
+        'mean/toy/mean': 1.5
+    }
+
+
+def test_some_of_several_predictors(runner_factory):
+    model = dict(type='ToyCommittee', predict_on='mean')
+    metrics = make(
+        runner_factory, ['network_1', 'mean'], model=model,
+        custom_hooks=[]).val()
+    assert {key.rsplit('/', 2)[0] for key in metrics} == {
+        'toy', 'network_1', 'mean'
+    }
+    with pytest.raises(ValueError, match="allowed are 'network_0', "):
+        make(
+            runner_factory, ['teacher'], model=model, custom_hooks=[]).val()
+
+
+def test_only_the_student_is_there(runner_factory):
+    runner = make(
+        runner_factory,
+        model=dict(type='ToyTeacherStudent', teacher=dict(mode='student')))
+    assert set(runner.val()) == {
+        'toy/mean', 'toy/count', 'student/toy/mean', 'student/toy/count'
     }
