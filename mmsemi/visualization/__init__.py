@@ -1,13 +1,9 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
-from mmsemi.compat import is_installed
-from .drawing import (default_palette, draw_instances, fitting_scale,
-                      pseudo_label_panel, view_to_image)
+from .drawing import (default_palette, draw_instances, draw_label_map,
+                      fitting_scale, pseudo_label_panel, view_to_image)
+from .training_panels import collect_panels
 
 __all__ = [
-    'default_palette', 'draw_instances', 'fitting_scale', 'pseudo_label_panel',
-    'view_to_image'
+    'collect_panels', 'default_palette', 'draw_instances', 'draw_label_map',
+    'fitting_scale', 'pseudo_label_panel', 'view_to_image'
 ]
-
-if is_installed('mmdet'):
-    from .instance_panels import collect_panels
-    __all__ += ['collect_panels']

@@ -141,6 +141,36 @@ def draw_instances(image: np.ndarray,
                         [(names[i], boxes[i][0], boxes[i][1]) for i in order])
 
 
+def draw_label_map(image: np.ndarray,
+                   label: Tensor,
+                   palette: Palette,
+                   weight: Optional[Tensor] = None,
+                   scale: float = 1.,
+                   opacity: float = 0.6) -> np.ndarray:
+    """Tint an image by the classes of its pixels.
+
+    Args:
+        image (np.ndarray): Image (H, W, 3), uint8, RGB.
+        label (Tensor): (H, W) int64. Labels without a colour are black.
+        palette (Sequence[tuple]): RGB colours of the classes.
+        weight (Tensor, optional): (H, W); pixels with weight 0 get a quarter
+            of their brightness. Defaults to None.
+        scale (float): Factor on the size. Defaults to 1.
+        opacity (float): Of the colours, from 0 to 1. Defaults to 0.6.
+
+    Returns:
+        np.ndarray: The picture, uint8, RGB.
+    """
+    _check_image(image)
+    colours = np.zeros((max(len(palette), 256), 3), dtype=np.float32)
+    colours[:len(palette)] = palette
+    tint = colours[label.detach().cpu().numpy()]
+    drawn = (1 - opacity) * image + opacity * tint
+    if weight is not None:
+        drawn = drawn * np.where(weight.cpu().numpy() > 0, 1., 0.25)[..., None]
+    return resize_image(drawn.round().astype(np.uint8), scale)
+
+
 def pseudo_label_panel(
         columns: Sequence[Tuple[str, np.ndarray]]) -> np.ndarray:
     """Put images side by side, each under its title.
