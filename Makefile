@@ -34,7 +34,7 @@ help:
 	@echo 'make clean      remove what was built (distclean: $(VENV) too)'
 	@echo 'Variables: PYTHON=python3.12  VENV=.venv-cuda'
 	@echo '  TORCH_INDEX=https://download.pytorch.org/whl/cu130 (empty: pip'"'"'s own)'
-	@echo '  PYTEST_ARGS="-k sampler"  DEMO_ARGS=...  BENCH_ARGS=...'
+	@echo '  PYTEST_ARGS="-k sampler"  DEMO_ARGS="--task semantic"  BENCH_ARGS=...'
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit( \
@@ -96,6 +96,7 @@ lint: $(VENV)/.tests-installed
 
 bench: ops
 	$(PY) tools/analysis/benchmark.py $(BENCH_ARGS)
+	$(PY) tools/analysis/benchmark_semantic.py $(BENCH_SEMANTIC_ARGS)
 
 docs: | $(PY)
 	@$(PIP_INSTALL) -r requirements/docs.txt

@@ -43,6 +43,7 @@ MODEL_OPS = (
     ('Mask R-CNN', ('nms', 'roi_align_forward', 'roi_align_backward')),
     ('Cascade Mask R-CNN', ('nms', 'roi_align_forward',
                             'roi_align_backward')),
+    ('DeepLabV3+, PSPNet, UPerNet, SegFormer', ()),
     ('any with deformable convolution (DCN)',
      ('deform_conv_forward', 'modulated_deform_conv_forward')),
     ('any with CARAFE', ('carafe_forward', )),
@@ -150,7 +151,9 @@ def model_rows(ops: Ops) -> List[Tuple[str, str]]:
     rows = []
     for model, needed in MODEL_OPS:
         served = all(op in SERVED for op in needed)
-        if ops.state == 'compiled':
+        if not needed:
+            verdict = 'works, needs no ops'
+        elif ops.state == 'compiled':
             verdict = 'works, compiled ops'
         elif served:
             verdict = 'works, torch in place of compiled ops'
@@ -284,6 +287,23 @@ def essential_advice(reasons: Dict[str, str]) -> List[Advice]:
     return advice
 
 
+def semantic_advice() -> List[Advice]:
+    """Say what mends an mmseg that is there but cannot be imported."""
+    if not compat.is_installed('mmseg'):
+        return []  # listed with the other optional packages
+    # mmseg alone refuses other versions of mmcv; mmseg.models needs its ops.
+    _, reason = try_import('mmseg.models')
+    if not reason:
+        return []
+    return [
+        Advice(
+            f'mmseg cannot be imported, so there is no semantic segmentation: '
+            f'{reason}',
+            compat.install_command(['--force-reinstall', '--no-deps',
+                                    'mmseg']), False)
+    ]
+
+
 def print_versions(echo: Callable[[str], None],
                    reasons: Dict[str, str]) -> None:
     """Print every package with its version, or why it cannot be used."""
@@ -336,6 +356,8 @@ def diagnose(echo: Callable[[str], None]) -> List[Advice]:
             echo(f'  {line}')
 
     advice += essential_advice(reasons)
+    if not reasons:
+        advice += semantic_advice()
     advice += [
         Advice(f'{name} is needed for {use}', compat.install_command([dist]),
                False) for name, dist, use in OPTIONAL

@@ -104,9 +104,25 @@ def test_models_say_what_they_need() -> None:
         'any with soft-NMS'
     }
     full = dict(doctor.model_rows(doctor.Ops('compiled', '', False)))
+    semantic = 'DeepLabV3+, PSPNet, UPerNet, SegFormer'
+    assert bare[semantic] == full.pop(semantic) == 'works, needs no ops'
     assert set(full.values()) == {'works, compiled ops'}
     assert {'SOLOv2', 'Mask2Former', 'MaskFormer', 'RTMDet-Ins',
             'Mask R-CNN', 'Cascade Mask R-CNN'} < set(full)
+
+
+@pytest.mark.parametrize('reason', ['', 'AssertionError: MMCV==2.2.0 is'])
+def test_mmseg_that_cannot_be_imported_is_named(reason, monkeypatch) -> None:
+    monkeypatch.setattr(doctor, 'try_import', lambda name: (None, reason))
+    advice = doctor.semantic_advice()
+    assert len(advice) == bool(reason)
+    for entry in advice:
+        assert 'no semantic segmentation' in entry.problem
+        assert reason in entry.problem
+        assert 'onedl-mmsegmentation' in entry.command
+        assert not entry.essential
+    monkeypatch.setattr(compat, 'is_installed', lambda name: False)
+    assert doctor.semantic_advice() == []
 
 
 def fake_torch(gpu: bool) -> SimpleNamespace:

@@ -54,8 +54,7 @@ def build_data(config: Any, seed: int) -> Tuple[Any, Iterable[int]]:
 
 def draw_sample(sample: dict, metainfo: dict) -> Tuple[str, np.ndarray]:
     """Return the image's name and its views side by side (H, W, 3), RGB."""
-    from mmsemi.visualization import (draw_instances, fitting_scale,
-                                      pseudo_label_panel)
+    from mmsemi.visualization import pseudo_label_panel
     inputs, samples = sample['inputs'], sample['data_samples']
     if not isinstance(inputs, dict):
         inputs, samples = dict(sup=inputs), dict(sup=samples)
@@ -66,17 +65,41 @@ def draw_sample(sample: dict, metainfo: dict) -> Tuple[str, np.ndarray]:
         # mmcv loads BGR.
         picture = np.ascontiguousarray(
             image.flip(0).permute(1, 2, 0).clamp(0, 255).byte().numpy())
-        instances = labels_of(samples[view])
         kind = 'hidden labels' if view.startswith('unsup') else 'labels'
-        columns.append((f'{view}: {len(instances) or "no"} {kind}',
-                        draw_instances(
-                            picture,
-                            instances,
-                            metainfo.get('classes'),
-                            metainfo.get('palette'),
-                            scale=fitting_scale(*picture.shape[:2]))))
+        draw = draw_map if 'gt_sem_seg' in samples[view] else draw_boxes
+        found, drawn = draw(picture, samples[view], metainfo)
+        columns.append((f'{view}: {found.format(kind)}', drawn))
         names.append(f'{view}_{Path(samples[view].get("img_path", "")).stem}')
     return names[0], pseudo_label_panel(columns)
+
+
+def draw_boxes(picture: np.ndarray, data_sample: Any,
+               metainfo: dict) -> Tuple[str, np.ndarray]:
+    """Return a title, but for the kind of labels, and a picture."""
+    from mmsemi.visualization import draw_instances, fitting_scale
+    instances = labels_of(data_sample)
+    return f'{len(instances) or "no"} {{}}', draw_instances(
+        picture,
+        instances,
+        metainfo.get('classes'),
+        metainfo.get('palette'),
+        scale=fitting_scale(*picture.shape[:2]))
+
+
+def draw_map(picture: np.ndarray, data_sample: Any,
+             metainfo: dict) -> Tuple[str, np.ndarray]:
+    """Return a title, but for the kind of labels, and a picture.
+
+    What is ignored is drawn black.
+    """
+    from mmsemi.visualization import (default_palette, draw_label_map,
+                                      fitting_scale)
+    label = data_sample.gt_sem_seg.data.squeeze(0)
+    classes = metainfo.get('classes') or ()
+    number = sum(value < len(classes) for value in label.unique().tolist())
+    palette = metainfo.get('palette') or default_palette(len(classes))
+    return f'{{}} of {number} classes', draw_label_map(
+        picture, label, palette, scale=fitting_scale(*picture.shape[:2]))
 
 
 def labels_of(data_sample: Any) -> 'InstanceData':  # noqa: F821

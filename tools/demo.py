@@ -15,23 +15,119 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Dict, List
+from typing import Callable, Dict, List, NamedTuple, Optional
 
 import mmsemi  # noqa: F401, must come before mmdet is imported
 from mmsemi.datasets.digits import make_digits
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = {
-    'supervised':
-    ROOT / 'configs' / 'supervised' /
-    'supervised_solov2_r18-fpn_1xb8-2k_digits-2p.py',
-    'mean teacher':
-    ROOT / 'configs' / 'mean_teacher' /
-    'mean-teacher_solov2_r18-fpn_1xb24-2k_digits-2p.py'
-}
-RECORDED = ROOT / 'configs/mean_teacher/digits_results.json'
+CONFIG_DIR = ROOT / 'configs'
 PERCENT = 2
-METRICS = ('coco/segm_mAP', 'coco/segm_mAP_50')
+
+
+class Column(NamedTuple):
+    """A column of the table, in percent: its head, and where it is from."""
+    head: str
+    logged: str
+    factor: float = 100.
+
+
+class Task(NamedTuple):
+    """What is trained and compared.
+
+    Args:
+        configs (dict): Config by name of the method, the baseline first.
+        scores (dict): What validations measure, by name in results.json.
+        figures (dict): What trainings measure, where they do.
+        data_options (Callable): Options of a config, from the folder of the
+            data, the seed and whether unlabelled images are used.
+        recorded (Path): Results of the project, shown where they are.
+    """
+    configs: Dict[str, Path]
+    scores: Dict[str, Column]
+    figures: Dict[str, Column]
+    data_options: Callable[[Path, int, bool], dict]
+    recorded: Path
+
+
+SOURCES = 'train_dataloader.dataset.datasets'
+
+
+def instance_options(data_root: Path, seed: int, semi: bool) -> dict:
+    """Return the options that name COCO files."""
+    stem = f'annotations/instances_train.seed{seed}-fold0@{PERCENT}'
+    options = {
+        f'{SOURCES}.0.data_root': data_root,
+        f'{SOURCES}.0.ann_file': f'{stem}.json',
+        'val_dataloader.dataset.data_root': data_root,
+        'val_evaluator.ann_file': data_root /
+        'annotations/instances_val.json',
+    }
+    if semi:
+        options.update({
+            f'{SOURCES}.1.data_root': data_root,
+            f'{SOURCES}.1.ann_file': f'{stem}-unlabeled.json'
+        })
+    return options
+
+
+def semantic_options(data_root: Path, seed: int, semi: bool) -> dict:
+    """Return the options that name mmseg's lists."""
+    stem = f'splits/train.seed{seed}-fold0@{PERCENT}'
+    options = {
+        f'{SOURCES}.0.data_root': data_root,
+        f'{SOURCES}.0.ann_file': f'{stem}.txt',
+        'val_dataloader.dataset.data_root': data_root,
+    }
+    if semi:
+        options.update({
+            f'{SOURCES}.1.data_root': data_root,
+            f'{SOURCES}.1.ann_file': f'{stem}-unlabeled.txt',
+            # The hook that draws: pictures of this short training.
+            'custom_hooks.2.interval': 1000
+        })
+    return options
+
+
+# A method more is a line more in configs.
+TASKS = dict(
+    instance=Task(
+        configs={
+            'supervised':
+            CONFIG_DIR / 'supervised' /
+            'supervised_solov2_r18-fpn_1xb8-2k_digits-2p.py',
+            'mean teacher':
+            CONFIG_DIR / 'mean_teacher' /
+            'mean-teacher_solov2_r18-fpn_1xb24-2k_digits-2p.py'
+        },
+        scores=dict(
+            AP=Column('mask AP', 'coco/segm_mAP'),
+            AP50=Column('mask AP50', 'coco/segm_mAP_50')),
+        figures={
+            'pseudo precision':
+            Column('pseudo-label precision', 'pseudo/precision'),
+            'pseudo recall': Column('recall', 'pseudo/recall')
+        },
+        data_options=instance_options,
+        recorded=CONFIG_DIR / 'mean_teacher' / 'digits_results.json'),
+    semantic=Task(
+        configs={
+            'supervised':
+            CONFIG_DIR / 'supervised' /
+            'supervised_fcn-r18_1xb8-3k_digits-2p.py',
+            'fixmatch':
+            CONFIG_DIR / 'fixmatch' /
+            'fixmatch_fcn-r18_1xb16-3k_digits-2p.py'
+        },
+        # mmsemi.SemanticMetric counts in percent.
+        scores=dict(
+            mIoU=Column('mIoU', 'mIoU', 1.), PA=Column('PA', 'PA', 1.)),
+        figures={
+            'pseudo kept': Column('pixels kept', 'pseudo/kept_share'),
+            'pseudo accuracy': Column('their accuracy', 'pseudo/accuracy')
+        },
+        data_options=semantic_options,
+        recorded=CONFIG_DIR / 'fixmatch' / 'digits_results.json'))
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,11 +135,19 @@ def parse_args() -> argparse.Namespace:
         description=__doc__.split('\n')[0],
         epilog='Takes about ten minutes on two cores for one seed.')
     parser.add_argument(
+        '--task',
+        choices=list(TASKS),
+        default='instance',
+        help='what is segmented: SOLOv2 finds digits one by one, or a fully '
+        'convolutional network gives every pixel a class (default: '
+        '%(default)s)')
+    parser.add_argument(
         '--work-dir',
         type=Path,
         default=Path('work_dirs/demo'),
-        help='where data, logs, table and pictures go (default: '
-        '%(default)s)')
+        help='where data, logs, table and pictures go, the last three of '
+        'other tasks than the default into a folder of its own inside '
+        '(default: %(default)s)')
     parser.add_argument(
         '--seeds',
         type=int,
@@ -63,23 +167,10 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def train_command(config: Path, data_root: Path, work_dir: Path, seed: int,
-                  max_iters: int = None) -> List[str]:
+def train_command(task: Task, method: str, data_root: Path, work_dir: Path,
+                  seed: int, max_iters: Optional[int] = None) -> List[str]:
     """Return the command of one training run."""
-    stem = f'annotations/instances_train.seed{seed}-fold0@{PERCENT}'
-    datasets = 'train_dataloader.dataset.datasets'
-    options = {
-        f'{datasets}.0.data_root': data_root,
-        f'{datasets}.0.ann_file': f'{stem}.json',
-        'val_dataloader.dataset.data_root': data_root,
-        'val_evaluator.ann_file': data_root /
-        'annotations/instances_val.json',
-    }
-    if 'mean-teacher' in config.name:
-        options.update({
-            f'{datasets}.1.data_root': data_root,
-            f'{datasets}.1.ann_file': f'{stem}-unlabeled.json'
-        })
+    options = task.data_options(data_root, seed, method != 'supervised')
     if max_iters is not None:
         options.update({
             'train_cfg.max_iters': max_iters,
@@ -88,7 +179,7 @@ def train_command(config: Path, data_root: Path, work_dir: Path, seed: int,
     return [
         sys.executable,
         str(ROOT / 'tools/train.py'),
-        str(config), '--work-dir',
+        str(task.configs[method]), '--work-dir',
         str(work_dir), '--seed',
         str(seed), '--cfg-options'
     ] + [f'{key}={value}' for key, value in options.items()]
@@ -176,42 +267,50 @@ def last_value(scalars: List[dict], key: str) -> float:
     return values[-1] if values else float('nan')
 
 
-def summarise(scalars: List[dict], minutes: float) -> Dict[str, float]:
+def summarise(task: Task, scalars: List[dict],
+              minutes: float) -> Dict[str, float]:
     """Return the row of one run."""
+    columns = {**task.scores, **task.figures, 'loss': Column('', 'loss', 1.)}
     row = {
-        'AP': 100 * last_value(scalars, METRICS[0]),
-        'AP50': 100 * last_value(scalars, METRICS[1]),
-        'loss': last_value(scalars, 'loss'),
-        'minutes': minutes
+        name: column.factor * last_value(scalars, column.logged)
+        for name, column in columns.items()
     }
-    for key in ('precision', 'recall'):
-        value = last_value(scalars, f'pseudo/{key}')
-        if value == value:
-            row[f'pseudo {key}'] = 100 * value
-    return {key: round(value, 3) for key, value in row.items()}
+    row['minutes'] = minutes
+    # What was not logged is left out: NaN is not equal to itself.
+    return {
+        key: round(value, 3)
+        for key, value in row.items() if value == value
+    }
 
 
-def format_table(results: Dict[str, Dict[str, dict]]) -> str:
+def format_table(task: Task, results: Dict[str, Dict[str, dict]]) -> str:
     """Return a Markdown table of rows by seed and method."""
-    lines = [
-        '| seed | method | mask AP | mask AP50 | pseudo-label precision | '
-        'recall | loss | minutes |', '|---|---|---|---|---|---|---|---|'
+    columns = {**task.scores, **task.figures}
+    heads = [
+        'seed', 'method', *(column.head for column in columns.values()),
+        'loss', 'minutes'
     ]
+    lines = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
+
+    def text(row: Dict[str, float], name: str, form: str) -> str:
+        return form.format(row[name]) if name in row else '–'
+
     for seed, rows in results.items():
-        for name, row in rows.items():
-            quality = [
-                f'{row[key]:.0f} %' if key in row else '–'
-                for key in ('pseudo precision', 'pseudo recall')
+        for method, row in rows.items():
+            cells = [
+                seed, method, *(text(row, name, '{:.1f}')
+                                for name in task.scores),
+                *(text(row, name, '{:.0f} %') for name in task.figures),
+                text(row, 'loss', '{:.2f}'),
+                text(row, 'minutes', '{:.1f}')
             ]
-            lines.append(
-                f'| {seed} | {name} | {row["AP"]:.1f} | {row["AP50"]:.1f} | '
-                f'{quality[0]} | {quality[1]} | {row["loss"]:.2f} | '
-                f'{row["minutes"]:.1f} |')
+            lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
 
 
 def main() -> None:
     args = parse_args()
+    task = TASKS[args.task]
     work_dir = args.work_dir.resolve()
     start = time.time()
     data_root = make_digits(
@@ -222,6 +321,8 @@ def main() -> None:
         split_seeds=args.seeds,
         progress=True)
     print(f'Data: {data_root} ({time.time() - start:.0f} s)')
+    if args.task != 'instance':
+        work_dir = work_dir / args.task
 
     results: Dict[str, Dict[str, dict]] = {}
     pictures = work_dir / 'pictures'
@@ -231,31 +332,32 @@ def main() -> None:
         rows = results.setdefault(str(seed), {})
         run_dirs = {
             name: work_dir / f'{name.replace(" ", "_")}_seed{seed}'
-            for name in CONFIGS
+            for name in task.configs
         }
         commands = {
-            name: train_command(config, data_root, run_dirs[name], seed,
+            name: train_command(task, name, data_root, run_dirs[name], seed,
                                 args.max_iters)
-            for name, config in CONFIGS.items()
+            for name in task.configs
         }
         print(f'\nSeed {seed}')
         minutes = train_both(commands, run_dirs)
         for name, run_dir in run_dirs.items():
-            rows[name] = summarise(read_scalars(run_dir), minutes[name])
+            rows[name] = summarise(task, read_scalars(run_dir), minutes[name])
             for picture in sorted(run_dir.glob('**/pseudo_labels/*.png')):
-                shutil.copy(picture, pictures / f'seed{seed}_{picture.name}')
+                shutil.copy(picture,
+                            pictures / f'{run_dir.name}_{picture.name}')
     (work_dir / 'results.json').write_text(json.dumps(results, indent=2))
-    table = format_table(results)
+    table = format_table(task, results)
     if args.max_iters is not None:
         table += f'\n\nOnly {args.max_iters} steps, by --max-iters.'
     (work_dir / 'results.md').write_text(table + '\n')
 
     print('\nThis run, on held-out scenes:\n')
     print(table)
-    if RECORDED.is_file():
-        recorded = json.loads(RECORDED.read_text())
+    if task.recorded.is_file():
+        recorded = json.loads(task.recorded.read_text())
         print(f'\nRecorded before ({recorded["note"]}):\n')
-        print(format_table(recorded['results']))
+        print(format_table(task, recorded['results']))
     print(f'\n{len(list(pictures.glob("*.png")))} pictures (weak view, '
           "teacher's pseudo-labels, strong view, student's prediction): "
           f'{pictures}')

@@ -1,5 +1,5 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
-"""Write teacher or student as a plain mmdet model."""
+"""Write a trained part of a model as a plain mmdet or mmseg model."""
 import argparse
 
 from mmsemi.apis.cli import add_cfg_options, usage_errors
@@ -7,9 +7,10 @@ from mmsemi.apis.cli import add_cfg_options, usage_errors
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description='Write teacher or student as an mmdet config and '
-        'checkpoint that need no mmsemi: init_detector(CONFIG, CHECKPOINT) '
-        "and mmdet's tools take them.",
+        description='Write teacher, student or one of several networks as an '
+        'mmdet or mmseg config and checkpoint that need no mmsemi: '
+        'mmdet.apis.init_detector(CONFIG, CHECKPOINT) or '
+        "mmseg.apis.init_model and the library's tools take them.",
         epilog='Example: export_model.py CONFIG.py '
         'work_dirs/CONFIG/iter_5000.pth exported')
     parser.add_argument(
@@ -18,15 +19,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('out_dir', help='folder to write to')
     parser.add_argument(
         '--model',
-        choices=['teacher', 'student'],
-        default='teacher',
-        help='default: teacher')
+        metavar='NAME',
+        help='teacher, student, network_0, ..., as the model has it '
+        '(default: model.predict_on of the config, mostly teacher)')
     parser.add_argument(
         '--verify',
         action=argparse.BooleanOptionalAction,
         default=True,
-        help='load the files with mmdet and compare the predictions on a '
-        'random image, bit for bit (on by default)')
+        help='load the files with the library and compare the predictions on '
+        'a random image, bit for bit (on by default)')
     add_cfg_options(parser)
     return parser
 
@@ -43,7 +44,8 @@ def main() -> None:
             which=args.model,
             verify=args.verify)
     checked = ', predicts the same' if args.verify else ''
-    print(f'{args.model}{checked}:\n  {files.config}\n  {files.checkpoint}')
+    print(f'{files.which}{checked}:\n  {files.config}\n  '
+          f'{files.checkpoint}')
 
 
 if __name__ == '__main__':

@@ -46,8 +46,7 @@ def main() -> None:
     args = parser.parse_args()
     export_local_rank(args)
     with usage_errors(parser):
-        from mmsemi.apis import (end_processes, prepare_training,
-                                 run_training)
+        from mmsemi.apis import end_processes, prepare_training, run_training
         cfg = prepare_training(
             args.config,
             work_dir=args.work_dir,

@@ -14,9 +14,8 @@ from mmengine.registry import (DATA_SAMPLERS, DATASETS, MODELS, TRANSFORMS,
 from torch import nn
 
 from mmsemi.datasets import MultiSourceSampler, load_coco
-from mmsemi.methods import TeacherStudent
-from mmsemi.methods.teacher_student import VIEWS
-from .class_check import class_problems, leaf_datasets
+from mmsemi.methods import MultiViewModel
+from .class_check import check_files, class_problems, leaf_datasets
 from .configs import ConfigLike, load_config
 from .data_files import LOADERS, broken_file_named, data_sources, source_files
 from .type_check import Finding, check_types, resolve_type
@@ -57,6 +56,8 @@ def check_config(config: ConfigLike,
                     or 'is unknown' not in f.message
                 ]
             findings += problems
+            if cfg.get('default_scope') == 'mmseg' and model is not None:
+                findings += _check_prediction(model)
         findings += _check_files(cfg)
         classes: Dict[str, Any] = {}
         for loader in LOADERS:
@@ -84,6 +85,35 @@ def _build_model(cfg: Config) -> Tuple[Optional[nn.Module], List[Finding]]:
         return MODELS.build(cfg.model), []
     except Exception as error:
         return None, [Finding('error', 'model', _text(error))]
+
+
+def _check_prediction(model: nn.Module) -> List[Finding]:
+    """Read ``test_cfg`` of mmseg's segmenters: it fails late or never."""
+    from mmseg.models import BaseSegmentor
+
+    from mmsemi.models.dense_prediction import DenseTestSettings
+    findings = []
+    for name, module in model.named_modules():
+        if not isinstance(module, BaseSegmentor):
+            continue
+        test_cfg = getattr(module, 'test_cfg', None) or {}
+        where = 'model.segmentor.test_cfg' if name else 'model.test_cfg'
+        try:
+            settings = DenseTestSettings.from_config(test_cfg)
+        except ValueError as error:
+            findings.append(Finding('error', where, str(error)))
+            continue
+        ignored = [
+            f'{field}={test_cfg[field]!r}' for field in ('border', 'average')
+            if getattr(settings, field) != getattr(DenseTestSettings, field)
+        ]
+        if ignored and not name:
+            findings.append(
+                Finding(
+                    'warning', where,
+                    f'{" and ".join(ignored)} has no effect: mmseg ignores '
+                    'it, only the models of mmsemi read it.'))
+    return findings
 
 
 def _check_files(cfg: Config) -> List[Finding]:
@@ -116,13 +146,14 @@ def _check_loader(cfg: Config, field: str, model: Optional[nn.Module],
         pipelines.append(pipeline)
         findings += problem
     if field == 'train_dataloader':
-        findings += _check_views(cfg, sources, pipelines)
+        findings += _check_views(cfg, sources, pipelines, model)
         findings += _check_sampler(loader, len(sources))
-    findings += _check_classes(loader, field, model, classes)
-    if not load_data or any(f.level == 'error' for f in findings):
-        return findings
     files = {path for _, source in sources for path in source_files(source)}
     missing = sorted(path for path in files if not osp.exists(path))
+    # Some data sets look for files even when they are to read nothing.
+    findings += _check_classes(loader, field, model, classes, bool(missing))
+    if not load_data or any(f.level == 'error' for f in findings):
+        return findings
     if missing:
         # With none of the files here, the data are simply elsewhere.
         level = 'note' if len(missing) == len(files) else 'error'
@@ -134,10 +165,10 @@ def _check_loader(cfg: Config, field: str, model: Optional[nn.Module],
 
 
 def _check_views(cfg: Config, sources: List[Tuple[str, Mapping]],
-                 pipelines: list) -> List[Finding]:
+                 pipelines: list, model: Optional[nn.Module]) -> List[Finding]:
     """Check that all sources agree on their views and all views exist."""
     cls = resolve_type(str(cfg.get('model', {}).get('type')), [MODELS])
-    if not (isinstance(cls, type) and issubclass(cls, TeacherStudent)):
+    if not (isinstance(cls, type) and issubclass(cls, MultiViewModel)):
         return []
     views, fields, findings = set(), {}, []
     for (where, _), pipeline in zip(sources, pipelines):
@@ -160,7 +191,9 @@ def _check_views(cfg: Config, sources: List[Tuple[str, Mapping]],
                 'the sources differ in branch_field of MultiBranch ('
                 f'{"; ".join(map(str, fields))}), so their samples cannot '
                 'form a batch. List the views of all sources in each.'))
-    missing = [view for view in VIEWS if view not in views]
+    # Some models need other views than their class, by their arguments.
+    needed = getattr(cls if model is None else model, 'views', ())
+    missing = [view for view in needed if view not in views]
     if missing and not findings:
         findings.append(
             Finding(
@@ -214,7 +247,7 @@ class _OneItemEach:
 
 
 def _check_classes(loader: Mapping, field: str, model: Optional[nn.Module],
-                   seen: Dict[str, Any]) -> List[Finding]:
+                   seen: Dict[str, Any], missing: bool) -> List[Finding]:
     """Compare the class lists of data sets and model, without any file.
 
     ``seen`` collects the lists of the loaders, by the field that named them.
@@ -222,6 +255,8 @@ def _check_classes(loader: Mapping, field: str, model: Optional[nn.Module],
     where = f'{field}.dataset'
     try:
         dataset = DATASETS.build(_lazy(loader['dataset']))
+    except (AssertionError, FileNotFoundError) as error:
+        return [] if missing else [Finding('error', where, _text(error))]
     except Exception as error:
         return [Finding('error', where, _text(error))]
     findings = [
@@ -283,6 +318,8 @@ def _check_data(cfg: Config, field: str,
                 model: Optional[nn.Module]) -> List[Finding]:
     where = f'{field}.dataset'
     try:
+        # What is wrong with mmseg's files has a name here, not when loaded.
+        check_files(DATASETS.build(_lazy(cfg[field]['dataset'])))
         with broken_file_named(cfg):
             dataset = DATASETS.build(cfg[field]['dataset'])
             getattr(dataset, 'full_init', lambda: None)()

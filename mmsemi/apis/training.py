@@ -10,11 +10,12 @@ from mmengine.dist import all_gather_object
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .checkpoints import check_teacher, latest_checkpoint, load_checkpoint_file
+from .checkpoints import latest_checkpoint, load_checkpoint_file
 from .class_check import ClassCheckHook
 from .configs import ConfigLike, config_name, load_config
 from .data_files import broken_file_named
 from .distributed import check_launcher, init_cpu_processes, use_cpu_backend
+from .predictors import build_wrapper, check_predictor, check_weights
 
 
 def train(config: ConfigLike, **options: Any) -> Runner:
@@ -59,9 +60,14 @@ def run_testing(cfg: Config,
     """
     runner = build_runner(cfg)
     if predictions is not None:
-        from mmdet.evaluation import DumpDetResults
+        # Each leaves out what would fill the memory: masks are compressed,
+        # logits and ground truth dropped.
+        if cfg.get('default_scope') == 'mmseg':
+            from mmsemi.evaluation import DumpSemanticResults as DumpFile
+        else:
+            from mmdet.evaluation import DumpDetResults as DumpFile
         runner.test_evaluator.metrics.append(
-            DumpDetResults(out_file_path=str(predictions)))
+            DumpFile(out_file_path=str(predictions)))
     with broken_file_named(cfg):
         return runner.test()
 
@@ -127,12 +133,13 @@ def prepare_testing(config: ConfigLike,
                     work_dir: Optional[Union[str, Path]] = None,
                     cfg_options: Optional[Mapping[str, Any]] = None,
                     launcher: str = 'none') -> Config:
-    """Load a config for testing; nothing is built or written yet.
+    """Load a config for testing; nothing is written yet.
 
     Args:
         config (str, Path or Config): See :func:`load_config`.
         checkpoint (str or Path): Weights to test.
-        which (str, optional): 'teacher' or 'student'. Defaults to None:
+        which (str, optional): What predicts: 'teacher', 'student',
+            'network_0', ..., 'mean', as the model has it. Defaults to None:
             ``model.predict_on`` of the config.
         work_dir (str or Path, optional): See :func:`prepare_training`.
         cfg_options (Mapping, optional): See :func:`load_config`.
@@ -151,12 +158,18 @@ def prepare_testing(config: ConfigLike,
         if cfg.get(field) is None:
             raise ValueError(f'The config {config_name(config)} has no '
                              f'{field}: it cannot be tested.')
-    if which is not None:
-        set_predictor(cfg, which)
     _check_local_file(str(checkpoint), 'checkpoint')
+    model, kind = build_wrapper(cfg), cfg.model.get('type')
+    if which is not None:
+        check_predictor(model, which, kind)
+        cfg.model.predict_on = which
     if '://' not in str(checkpoint):
-        _check_weights(cfg, load_checkpoint_file(checkpoint)['state_dict'],
-                       which)
+        check_weights(
+            model,
+            load_checkpoint_file(checkpoint)['state_dict'],
+            which,
+            kind,
+            need_teacher=which == 'teacher')
     cfg.load_from = str(checkpoint)
     cfg.resume = False
     return cfg
@@ -183,26 +196,6 @@ def build_runner(cfg: Config) -> Runner:
     if cfg.get('check_classes', True):
         runner.register_hook(ClassCheckHook())
     return runner
-
-
-def set_predictor(cfg: Config, which: str) -> None:
-    """Let teacher or student predict, in place.
-
-    Args:
-        cfg (Config): With the model of a teacher-student method.
-        which (str): 'teacher' or 'student'.
-
-    Raises:
-        ValueError: If ``which`` is neither, or the model has no teacher.
-    """
-    if which not in ('teacher', 'student'):
-        raise ValueError(f"model={which!r}; allowed are 'teacher' and "
-                         "'student'.")
-    if 'segmentor' not in cfg.model:
-        raise ValueError(
-            f'The config\'s model is a plain {cfg.model.get("type")}, which '
-            f'has no {which}. Leave --model out.')
-    cfg.model.predict_on = which
 
 
 def _prepare(config: ConfigLike, work_dir: Optional[Union[str, Path]],
@@ -257,28 +250,6 @@ def _check_same_start(cfg: Config) -> None:
             f'The processes found different checkpoints in {cfg.work_dir} '
             f'to resume from ({listed}). All nodes must see one work_dir, '
             'on a shared file system.')
-
-
-def _check_weights(cfg: Config, state_dict: dict,
-                   which: Optional[str]) -> None:
-    """Refuse weights that would leave what is tested untrained.
-
-    mmengine only warns of weights that fit nothing.
-    """
-    is_pair = any(key.startswith('student.') for key in state_dict)
-    if 'segmentor' not in cfg.model:
-        if is_pair:
-            raise ValueError(
-                'The checkpoint holds a teacher and a student, but the '
-                f"config's model is a plain {cfg.model.get('type')}. Test "
-                'with the config of the training, or take one of the two '
-                'out with tools/export_model.py.')
-        return
-    if is_pair and which == 'teacher':
-        from mmsemi.methods import TeacherSettings
-        check_teacher(
-            TeacherSettings.from_config(cfg.model.get('teacher')),
-            int(state_dict.get('step', 0)))
 
 
 def _check_local_file(path: Optional[str], field: str) -> None:

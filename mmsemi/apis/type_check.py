@@ -43,8 +43,9 @@ _ROOM_OF_KEY: Dict[str, Registries] = {
 #: Keys anywhere below that lead to another registry.
 _ROOM_OF_INNER_KEY: Dict[str, Registries] = {
     'init_cfg': (WEIGHT_INITIALIZERS, ),
-    'dataset': (DATASETS, ),
     'datasets': (DATASETS, ),
+    'unlabeled_dataset': (DATASETS, ),
+    'mix': (TRANSFORMS, ),
     'batch_sampler': (DATA_SAMPLERS, ),
     'collate_fn': (FUNCTIONS, ),
     'worker_init_fn': (FUNCTIONS, ),
@@ -57,6 +58,8 @@ _ROOM_OF_INNER_KEY: Dict[str, Registries] = {
 _FREE_KEYS = ('nms', 'roi_layer')
 #: Keys whose string value is the name of a class.
 _TYPE_KEYS = ('type', 'constructor', 'ema_type', 'runner_type')
+#: Libraries whose classes have the same names as some of mmcv's.
+_LIBRARIES = ('mmdet', 'mmseg')
 #: Wrappers whose nested types belong to another library.
 _FOREIGN = ('Albu', )
 
@@ -78,7 +81,7 @@ def check_types(cfg: Mapping) -> List[Finding]:
     """Resolve every ``type`` of a config.
 
     A type that is unknown, that does not take an argument it is given, or
-    that silently is mmcv's although mmdet has its own, is an error.
+    that silently is mmcv's although mmdet or mmseg has its own, is an error.
 
     Args:
         cfg (Mapping): The config.
@@ -191,6 +194,8 @@ def _visit_child(key: str, child: Any, where: str, rooms: Registries,
         rooms = (TRANSFORMS, )
     elif key == 'sampler' and rooms == (DATASETS, ):
         rooms = (DATA_SAMPLERS, )
+    elif str(key).endswith('dataset'):
+        rooms = (DATASETS, )
     elif key in _ROOM_OF_INNER_KEY:
         rooms = _ROOM_OF_INNER_KEY[key]
     if isinstance(child, str):
@@ -210,30 +215,43 @@ def _check_name(name: str, where: str, rooms: Registries, scope: str,
                 f'{name!r} is unknown under default_scope={scope!r}. ' +
                 suggest_types(name, rooms)))
         return None
-    better = _shadowed(name, found, rooms)
+    better = _shadowed(name, found, rooms, scope)
     if better:
         module = getattr(found, '__module__', '').split('.')[0]
+        right = ' or '.join(map(repr, better))
         findings.append(
             Finding(
                 'error', where,
                 f'{name!r} resolves to {module}\'s {name} under '
-                f'default_scope={scope!r}, not to {better}. Write '
-                f"{better!r}, or {'mmengine.' + name!r} if you mean it."))
+                f'default_scope={scope!r}, not to {" or ".join(better)}. '
+                f"Write {right}, or {'mmengine.' + name!r} if you mean it."))
     return found
 
 
-def _shadowed(name: str, found: Any, rooms: Registries) -> Optional[str]:
-    """Name mmdet's class where a bare name silently means another one."""
+def _shadowed(name: str, found: Any, rooms: Registries,
+              scope: str) -> List[str]:
+    """Name the classes that a bare name silently does not mean.
+
+    Under mmdet or mmseg it is this library's. Elsewhere it may be either's.
+    """
     if '.' in name:
-        return None
+        return []
+    libraries = (scope, ) if scope in _LIBRARIES else _LIBRARIES
     for registry in rooms:
         if registry.module_dict.get(name) is not found:
             continue
-        child = _child(registry, 'mmdet')
-        if child is not None and child.module_dict.get(
-                name, found) is not found:
-            return f'mmdet.{name}'
-    return None
+        better = [
+            f'{library}.{name}' for library in libraries
+            if _names(registry, library).get(name, found) is not found
+        ]
+        if better:
+            return better
+    return []
+
+
+def _names(registry: Registry, scope: str) -> Dict[str, Any]:
+    child = _child(registry, scope)
+    return {} if child is None else child.module_dict
 
 
 def _child(registry: Registry, scope: str) -> Optional[Registry]:

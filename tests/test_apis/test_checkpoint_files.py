@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
+from mmengine.registry import init_default_scope
 
 from mmsemi.apis.checkpoints import load_checkpoint_file
 from mmsemi.apis.inference import dataset_meta, plain
@@ -70,6 +71,15 @@ def test_dataset_meta():
         'classes': ('a', 'b'),
         'palette': [[1, 2, 3]]
     }
+
+
+def test_dataset_meta_without_the_data():
+    init_default_scope('mmseg')
+    source = dict(type='PascalVOCDataset', ann_file='no/list.txt')
+    for more, first in ((dict(), 'background'),
+                        (dict(metainfo=dict(classes=('cat', ))), 'cat')):
+        cfg = Config(dict(test_dataloader=dict(dataset={**source, **more})))
+        assert dataset_meta(cfg, {})['classes'][0] == first
 
 
 def test_plain():

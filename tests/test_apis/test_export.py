@@ -3,7 +3,8 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
 
 from mmsemi.apis.export import (compare_predictions, part_of_checkpoint,
                                 plain_config)
@@ -27,7 +28,7 @@ def config(segmentor=None, dataset=None, scope='mmdet', **model) -> Config:
                     backbone=dict(
                         type='ResNet', init_cfg=dict(type='Pretrained'))),
                 **model),
-            val_cfg=dict(type='mmsemi.TeacherStudentValLoop'),
+            val_cfg=dict(type='mmsemi.MultiViewValLoop'),
             test_dataloader=dict(batch_size=1, dataset=dataset),
             test_evaluator=dict(type='CocoMetric', metric='segm')))
 
@@ -36,6 +37,8 @@ def test_part_of_checkpoint():
     state = {'teacher.a.b': 1, 'student.a.b': 2, 'step': 3}
     assert part_of_checkpoint(state, 'teacher') == {'a.b': 1}
     assert part_of_checkpoint(state, 'student') == {'a.b': 2}
+    networks = {'networks.0.a': 1, 'networks.10.a': 2, 'networks.1.a': 3}
+    assert part_of_checkpoint(networks, 'network_1') == {'a': 3}
     with pytest.raises(
             ValueError, match='x.pth holds no teacher: none of its 1 weights'):
         part_of_checkpoint({'a.b': 1}, 'teacher', 'x.pth')
@@ -86,11 +89,87 @@ def test_named_segmentor_with_preprocessor_of_the_wrapper():
     (dict(dataset=dict(type='CocoDataset', pipeline=[
         dict(type='mmsemi.StrongColor')])),
      r"test_pipeline\[0\].type='mmsemi.StrongColor'"),
-    (dict(scope='mmengine'), "default_scope='mmengine': only mmdet models"),
+    (dict(scope='mmengine'),
+     "default_scope='mmengine': only models of mmdet and mmseg"),
 ])
 def test_what_mmdet_does_not_have(arguments, message):
     with pytest.raises(ValueError, match=message):
         plain_config(config(**arguments), META)
+
+
+def semantic_config(**test_cfg) -> Config:
+    head = dict(
+        type='mmseg.FCNHead',
+        loss_decode=[dict(type='mmsemi.OhemCrossEntropyLoss')])
+    auxiliary = dict(
+        type='FCNHead', loss_decode=dict(type='CrossEntropyLoss'))
+    source = dict(
+        type='mmsemi.DigitsSemanticDataset',
+        pipeline=[dict(type='mmsemi.PackSegInputs')])
+    return Config(
+        dict(
+            default_scope='mmseg',
+            model=dict(
+                type='mmsemi.CPS',
+                segmentor=dict(
+                    type='EncoderDecoder',
+                    pretrained='open-mmlab://x',
+                    decode_head=[head],
+                    auxiliary_head=auxiliary,
+                    test_cfg=test_cfg)),
+            test_dataloader=dict(
+                dataset=dict(type='ConcatDataset', datasets=[source, source])),
+            test_evaluator=[
+                dict(type='mmsemi.SemanticMetric', ignore_index=9),
+                dict(type='mmseg.IoUMetric')
+            ]))
+
+
+def test_plain_mmseg_config():
+    cfg = plain_config(
+        semantic_config(
+            mode='slide', crop_size=64, stride=(40, 50), border='shift'), META)
+    assert 'mmsemi' not in cfg.pretty_text
+    assert cfg.model == dict(
+        type='EncoderDecoder',
+        # Its default loss is mmseg's cross entropy.
+        decode_head=[dict(type='FCNHead')],
+        auxiliary_head=dict(
+            type='FCNHead', loss_decode=dict(type='CrossEntropyLoss')),
+        test_cfg=dict(
+            mode='slide', crop_size=(64, 64), stride=(40, 50)))
+    for source in cfg.test_dataloader.dataset.datasets:
+        assert (source.type, source.img_suffix) == ('BaseSegDataset', '.png')
+        assert source.metainfo == META
+    assert cfg.test_pipeline[0].type == 'PackSegInputs'
+    assert cfg.test_evaluator == [
+        dict(type='IoUMetric', iou_metrics=['mIoU'], ignore_index=9),
+        dict(type='IoUMetric')
+    ]
+    assert cfg.visualizer.type == 'SegLocalVisualizer'
+
+
+@pytest.mark.parametrize('field, value', [('border', 'truncate'),
+                                          ('average', 'softmax')])
+def test_what_mmseg_ignores_is_refused(field, value):
+    windows = dict(mode='slide', crop_size=(8, 8), stride=(4, 4))
+    with pytest.raises(
+            ValueError, match=f"test_cfg.{field}='{value}': mmseg ignores"):
+        plain_config(semantic_config(**windows, **{field: value}), META)
+
+
+def test_compare_label_maps():
+
+    def sample(label, logits=0.) -> SegDataSample:
+        return SegDataSample(
+            pred_sem_seg=PixelData(data=torch.full((1, 2, 2), label)),
+            seg_logits=PixelData(data=torch.full((1, 2, 2), logits)))
+
+    assert compare_predictions(sample(1), sample(1)) is None
+    assert compare_predictions(sample(1), sample(2)) == 'pred_sem_seg.data'
+    assert compare_predictions(sample(1), sample(1, 1e-7)) == 'seg_logits.data'
+    assert compare_predictions(
+        sample(1), SegDataSample()) == "fields ['data'] and []"
 
 
 def test_compare_predictions():

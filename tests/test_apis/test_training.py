@@ -7,8 +7,7 @@ from mmengine.config import Config
 from mmsemi.apis import distributed, training
 from mmsemi.apis.checkpoints import check_teacher, latest_checkpoint
 from mmsemi.apis.distributed import check_launcher, use_cpu_backend
-from mmsemi.apis.training import (prepare_testing, prepare_training,
-                                  set_predictor)
+from mmsemi.apis.training import prepare_testing, prepare_training
 from mmsemi.methods import TeacherSettings
 
 
@@ -134,16 +133,6 @@ def test_processes_must_resume_from_one_checkpoint(monkeypatch):
     # What a first start loads is no matter of the work dir.
     training._check_same_start(config(load_from='x.pth'))
     assert seen == ['w/iter_2.pth', None]
-
-
-def test_set_predictor():
-    cfg = config()
-    set_predictor(cfg, 'student')
-    assert cfg.model.predict_on == 'student'
-    with pytest.raises(ValueError, match="model='both'; allowed are"):
-        set_predictor(cfg, 'both')
-    with pytest.raises(ValueError, match='plain SOLOv2, which has no teach'):
-        set_predictor(Config(dict(model=dict(type='SOLOv2'))), 'teacher')
 
 
 def test_testing_needs_its_parts(tmp_path):

@@ -99,10 +99,32 @@ def test_silent_mmcv_transform():
                      Finding(
                          'error', 'test_dataloader.dataset.pipeline[0].type',
                          "'Resize' resolves to mmcv's Resize under "
-                         "default_scope='mmengine', not to mmdet.Resize. "
-                         "Write 'mmdet.Resize', or 'mmengine.Resize' if you "
-                         'mean it.')
+                         "default_scope='mmengine', not to mmdet.Resize or "
+                         "mmseg.Resize. Write 'mmdet.Resize' or "
+                         "'mmseg.Resize', or 'mmengine.Resize' if you mean "
+                         'it.')
                  ]
+
+
+def test_a_bare_name_means_the_default_scope():
+    # mmdet has a Pad of its own, mmseg takes mmcv's.
+    pad = pipeline(dict(type='Pad', size=(1, 1)))
+    assert check_types(dict(default_scope='mmseg', **pad)) == []
+    assert check_types(dict(default_scope='mmdet', **pad)) == []
+    finding, = check_types(dict(default_scope='mmengine', **pad))
+    assert 'not to mmdet.Pad.' in finding.message
+
+
+def test_data_sets_of_a_loop():
+    loop = dict(
+        type='mmsemi.SelfTrainingLoop',
+        round_iters=1,
+        unlabeled_dataset=dict(
+            type='mmsemi.UnlabeledImageDataset', img_dir='x'),
+        pseudo_pipeline=[dict(type='LoadAnnotation')])
+    finding, = check_types(dict(default_scope='mmseg', train_cfg=loop))
+    assert finding.where == 'train_cfg.pseudo_pipeline[0].type'
+    assert 'Did you mean' in finding.message
 
 
 @pytest.mark.parametrize('name, registries, expected', [

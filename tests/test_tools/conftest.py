@@ -149,6 +149,125 @@ log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)
 '''
 
+# A segmenter of every pixel, and a semi-supervised model around it.
+SEMANTIC_CONFIG = '''
+default_scope = 'mmseg'
+custom_imports = dict(imports=['mmsemi'], allow_failed_imports=False)
+data_root = {data_root!r}
+views = ['sup', 'unsup_teacher', 'unsup_student']
+load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+pack = dict(type='mmsemi.PackSegInputs')
+labeled_dataset = dict(
+    type='mmsemi.DigitsSemanticDataset',
+    data_root=data_root,
+    ann_file='splits/train.seed0-fold0@50.txt',
+    data_prefix=dict(img_path='train/', seg_map_path='masks/train/'),
+    pipeline=load + [
+        dict(type='mmsemi.MultiBranch', branch_field=views, sup=[pack])
+    ])
+unlabeled_dataset = dict(
+    type='mmsemi.DigitsSemanticDataset',
+    data_root=data_root,
+    ann_file='splits/train.seed0-fold0@50-unlabeled.txt',
+    data_prefix=dict(img_path='train/'),
+    pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(
+            type='mmsemi.MultiBranch',
+            branch_field=views,
+            unsup_teacher=[pack],
+            unsup_student=[dict(type='mmsemi.StrongColor'), pack])
+    ])
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    collate_fn=dict(type='pseudo_collate'),
+    sampler=dict(
+        type='mmsemi.MultiSourceSampler', batch_size=4, source_ratio=[1, 1]),
+    dataset=dict(
+        type='mmsemi.MultiSourceDataset',
+        datasets=[labeled_dataset, unlabeled_dataset]))
+test_pipeline = load + [pack]
+test_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='mmsemi.DigitsSemanticDataset',
+        data_root=data_root,
+        ann_file='splits/val.txt',
+        data_prefix=dict(img_path='val/', seg_map_path='masks/val/'),
+        test_mode=True,
+        pipeline=test_pipeline))
+test_evaluator = dict(type='mmsemi.SemanticMetric')
+test_cfg = dict(type='TestLoop')
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=2)
+optim_wrapper = dict(
+    type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-2))
+segmentor = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor',
+        mean=[114.] * 3,
+        std=[60.] * 3,
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+        size=(64, 64)),
+    backbone=dict(
+        type='mmseg.ResNet',
+        depth=18,
+        base_channels=4,
+        stem_channels=4,
+        num_stages=2,
+        strides=(1, 2),
+        dilations=(1, 1),
+        out_indices=(0, 1),
+        norm_cfg=dict(type='BN'),
+        norm_eval=False),
+    decode_head=dict(
+        type='FCNHead',
+        in_channels=8,
+        in_index=1,
+        channels=8,
+        num_convs=1,
+        concat_input=False,
+        dropout_ratio=0.,
+        num_classes=11,
+        norm_cfg=dict(type='BN'),
+        align_corners=False,
+        loss_decode=dict(
+            type='mmsemi.OhemCrossEntropyLoss', thresh=0.7, min_kept=10)),
+    test_cfg=dict(mode='slide', crop_size=(32, 48), stride=(20, 30)))
+model = dict(
+    type='mmsemi.FixMatch', segmentor=segmentor, teacher=dict(momentum=0.1))
+default_hooks = dict(
+    iter_seed=dict(type='mmsemi.IterSeedHook'),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
+    logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False))
+custom_hooks = [dict(type='mmsemi.TeacherUpdateHook')]
+log_processor = dict(by_epoch=False)
+randomness = dict(seed=0)
+'''
+OTHER_MODELS = dict(
+    fixmatch='',
+    # Its student labels for itself.
+    student="""
+model['teacher'] = dict(mode='student')
+""",
+    cps="""
+model = dict(
+    type='mmsemi.CPS', segmentor=segmentor, student_view='unsup_student')
+custom_hooks = []
+""",
+    plain="""
+model = segmentor
+labeled_dataset['pipeline'] = load + [pack]
+train_dataloader['sampler']['source_ratio'] = [1]
+train_dataloader['dataset']['datasets'] = [labeled_dataset]
+custom_hooks = []
+""")
+
 
 class Finished(NamedTuple):
     """A tool that ended."""
@@ -173,6 +292,25 @@ def config_text(digits) -> str:
     return CONFIG.format(data_root=str(digits))
 
 
+@pytest.fixture(scope='session')
+def semantic_text(digits) -> Callable:
+    """Return the text of a tiny semantic config, by the model's name."""
+    text = SEMANTIC_CONFIG.format(data_root=str(digits))
+    return lambda model='fixmatch': text + OTHER_MODELS[model]
+
+
+@pytest.fixture
+def write_semantic(semantic_text, tmp_path) -> Callable:
+    """Write a tiny semantic config, with lines added at its end."""
+
+    def write(model: str = 'fixmatch', extra: str = '') -> Path:
+        path = tmp_path / f'{model}.py'
+        path.write_text(semantic_text(model) + extra)
+        return path
+
+    return write
+
+
 @pytest.fixture
 def write_config(config_text, tmp_path) -> Callable:
     """Write the tiny config, with lines added at its end."""
@@ -188,8 +326,10 @@ def write_config(config_text, tmp_path) -> Callable:
 @pytest.fixture(scope='session')
 def imported() -> None:
     """Import what the tools need, once."""
-    for name in ('mmdet.apis', 'mmdet.visualization', 'mmsemi.engine.hooks',
-                 'mmsemi.engine.loops', 'mmsemi.visualization'):
+    for name in ('mmdet.apis', 'mmdet.visualization', 'mmseg.apis',
+                 'mmseg.engine.hooks', 'mmseg.visualization',
+                 'mmsemi.engine.hooks', 'mmsemi.engine.loops',
+                 'mmsemi.visualization'):
         importlib.import_module(name)
 
 
@@ -236,6 +376,24 @@ def trained(config_text, tmp_path_factory) -> Path:
             work_dir=folder / 'work_dir',
             cfg_options={'train_cfg.max_iters': 2})
     return folder
+
+
+@pytest.fixture(scope='session')
+def semantic_trained(semantic_text, tmp_path_factory) -> Callable:
+    """Return a folder with a semantic config and its checkpoint of step 2."""
+    folders = {}
+
+    def folder_of(model: str) -> Path:
+        if model not in folders:
+            folder = tmp_path_factory.mktemp(f'semantic_{model}')
+            (folder / 'tiny.py').write_text(semantic_text(model))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(yapf_api, 'FormatCode', unformatted)
+                train(folder / 'tiny.py', work_dir=folder / 'work_dir')
+            folders[model] = folder
+        return folders[model]
+
+    return folder_of
 
 
 def unformatted(text: str, **kwargs) -> Tuple[str, bool]:

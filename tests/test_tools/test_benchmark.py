@@ -9,6 +9,8 @@ import pytest
 import torch
 from mmengine import Config
 
+from mmsemi.apis import timing
+
 CPU = torch.device('cpu')
 TOOL = Path(__file__).resolve().parents[2] / 'tools/analysis/benchmark.py'
 
@@ -34,16 +36,15 @@ def options(**changes) -> Namespace:
     })
 
 
-def test_ratios_are_paired_and_the_first_pair_is_dropped(
-        benchmark, monkeypatch):
+def test_ratios_are_paired_and_the_first_pair_is_dropped(monkeypatch):
     now = [0.]
     durations = iter([100., 1., 2., 1., 9., 3., 8., 2.])
 
     def work() -> None:
         now[0] += next(durations)
 
-    monkeypatch.setattr(benchmark.time, 'perf_counter', lambda: now[0])
-    assert benchmark.compare(work, work, CPU, 3, 'wall') == dict(
+    monkeypatch.setattr(timing.time, 'perf_counter', lambda: now[0])
+    assert timing.compare(work, work, CPU, 3, 'wall') == dict(
         first=8., second=2., ratio=3., lowest=2., highest=4.)
 
 

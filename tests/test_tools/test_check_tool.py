@@ -34,8 +34,8 @@ def test_data_elsewhere_are_no_error(write_config, run_tool):
      "test_dataloader['dataset']['pipeline'].insert(1, dict(type='Resize', "
      'scale=(64, 64)))',
      "test_dataloader.dataset.pipeline[1].type: 'Resize' resolves to mmcv's "
-     "Resize under default_scope='mmsemi', not to mmdet.Resize. Write "
-     "'mmdet.Resize'"),
+     "Resize under default_scope='mmsemi', not to mmdet.Resize or "
+     "mmseg.Resize. Write 'mmdet.Resize'"),
     ("model['pseudo_label_pipeline'][0]['type'] = 'FilterByScore'",
      "'FilterByScore' is unknown under default_scope='mmdet'. Did you mean "
      'mmsemi.FilterByScore?'),

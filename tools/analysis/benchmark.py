@@ -1,13 +1,10 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """Measure what teacher-student training costs beyond its bare passes."""
 import argparse
-import json
-import platform
 import sys
-import time
+from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, List, Tuple
 
 # Before mmdet, which cannot be imported where mmcv has no ops.
 import mmsemi  # noqa: F401
@@ -22,6 +19,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
+from mmsemi.apis.timing import add_timing_options, compare, run_benchmark
 from mmsemi.methods import SemiInstanceSegmentor, load_segmentor_config
 from mmsemi.methods.semi_instance_segmentor import pseudo_sample, view_frame
 from mmsemi.structures.tensor_masks import TensorMasks
@@ -37,7 +35,6 @@ NEUTRAL = {
 }
 STEP_LIMIT = 1.10
 MASK_LIMIT = 1.0
-ROW = '{:<34} {:>9} {:>9} {:>7} {:>13} {:>6}'
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,7 +44,6 @@ def parse_args() -> argparse.Namespace:
         nargs='*',
         metavar='PART',
         help=f'any of {", ".join(CONFIGS)} and masks (default: all)')
-    parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1')
     parser.add_argument(
         '--size', type=int, default=256, help='side of the square images')
     parser.add_argument(
@@ -68,20 +64,7 @@ def parse_args() -> argparse.Namespace:
         default='shared',
         help='whether the views share their geometry, or the student sees '
         'its view flipped and smaller, so that masks are warped')
-    parser.add_argument(
-        '--iters', type=int, default=5, help='pairs measured (default: 5)')
-    parser.add_argument('--threads', type=int, help="torch's CPU threads")
-    parser.add_argument(
-        '--clock',
-        choices=('wall', 'cpu'),
-        default='wall',
-        help='cpu counts the processor time of this process, for a machine '
-        'that is busy with other work; best with --threads 1')
-    parser.add_argument('--json', type=Path, help='also write results here')
-    parser.add_argument(
-        '--check',
-        action='store_true',
-        help='exit with 1 if a ratio exceeds its limit')
+    add_timing_options(parser)
     args = parser.parse_args()
     args.parts = args.parts or [*CONFIGS, 'masks']
     unknown = set(args.parts) - {*CONFIGS, 'masks'}
@@ -95,47 +78,6 @@ def parse_args() -> argparse.Namespace:
     if args.clock == 'cpu' and args.device != 'cpu':
         parser.error('--clock cpu does not see the work of another device')
     return args
-
-
-def compare(first: Callable[[], None], second: Callable[[], None],
-            device: torch.device, iters: int,
-            clock: str) -> Dict[str, float]:
-    """Time two functions in turn, so that both see the same machine.
-
-    Args:
-        first (Callable): The function under test.
-        second (Callable): What it is compared with.
-        device (torch.device): Waited for before the clock is read.
-        iters (int): Number of pairs, after one that is not counted.
-        clock (str): 'wall' or 'cpu'.
-
-    Returns:
-        dict[str, float]: Median seconds of both, the median of the paired
-        ratios first / second and their range.
-    """
-    now = time.perf_counter if clock == 'wall' else time.process_time
-
-    def seconds(function: Callable[[], None]) -> float:
-        wait(device)
-        start = now()
-        function()
-        wait(device)
-        return now() - start
-
-    pairs = [(seconds(first), seconds(second)) for _ in range(iters + 1)][1:]
-    ratios = [a / b for a, b in pairs]
-    return dict(
-        first=median(a for a, _ in pairs),
-        second=median(b for _, b in pairs),
-        ratio=median(ratios),
-        lowest=min(ratios),
-        highest=max(ratios))
-
-
-def wait(device: torch.device) -> None:
-    """Wait until the device has done all its work."""
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
 
 
 # One step -----------------------------------------------------------------
@@ -352,38 +294,19 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    machine = dict(
-        torch=torch.__version__,
-        threads=torch.get_num_threads(),
-        device=torch.cuda.get_device_name(device)
-        if device.type == 'cuda' else platform.machine())
-    print(f'torch {machine["torch"]}, {machine["device"]}, '
-          f'{machine["threads"]} threads, {args.clock} clock; medians of '
-          f'{args.iters} pairs')
-    print(ROW.format('first / second', 'first [s]', 'second', 'ratio',
-                     'range', 'limit'))
-    results: List[dict] = []
-    for part in args.parts:
-        new = (
-            bench_masks(args, device) if part == 'masks' else
-            [bench_step(part, args, device)])
-        for r in new:
-            print(
-                ROW.format(r['what'], f'{r["first"]:.4f}',
-                           f'{r["second"]:.4f}', f'{r["ratio"]:.3f}',
-                           f'{r["lowest"]:.2f}-{r["highest"]:.2f}',
-                           f'{r["limit"]:.2f}'),
-                flush=True)
-        results += new
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps(dict(machine=machine, results=results), indent=2))
-    over = [r['what'] for r in results if r['ratio'] > r['limit']]
-    if over:
-        print(f'Over the limit: {"; ".join(over)}')
-        if args.check:
-            sys.exit(1)
+    parts = {
+        part: partial(bench_masks, args, device) if part == 'masks' else
+        partial(run_step, part, args, device)
+        for part in args.parts
+    }
+    if run_benchmark(parts, args) and args.check:
+        sys.exit(1)
+
+
+def run_step(name: str, args: argparse.Namespace,
+             device: torch.device) -> List[dict]:
+    """Run :func:`bench_step` as a part of the benchmark."""
+    return [bench_step(name, args, device)]
 
 
 if __name__ == '__main__':
