@@ -19,5 +19,5 @@ model = dict(
     ],
     unsup_weight=2.0)
 
-val_cfg = dict(type='mmsemi.TeacherStudentValLoop')
+val_cfg = dict(type='mmsemi.MultiViewValLoop')
 auto_scale_lr = dict(enable=False, base_batch_size=16)

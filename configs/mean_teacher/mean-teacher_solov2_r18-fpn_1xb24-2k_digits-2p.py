@@ -29,6 +29,6 @@ model = dict(
     ],
     unsup_weight=dict(weight=2.0, ramp='linear', ramp_steps=200),
     hidden_label_interval=10)
-val_cfg = dict(type='mmsemi.TeacherStudentValLoop')
+val_cfg = dict(type='mmsemi.MultiViewValLoop')
 custom_hooks = _base_.custom_hooks
 custom_hooks[-1].update(interval=1000)

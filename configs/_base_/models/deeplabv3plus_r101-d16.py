@@ -1,0 +1,6 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+_base_ = './deeplabv3plus_r50-d16.py'
+
+model = dict(
+    backbone=dict(
+        depth=101, init_cfg=dict(checkpoint='open-mmlab://resnet101_v1c')))

@@ -1,0 +1,21 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+_base_ = [
+    '../_base_/models/fcn_digits.py',
+    '../_base_/datasets/semi_digits_semantic.py',
+    '../_base_/schedules/schedule_3k.py',
+    '../_base_/digits_semantic_runtime.py',
+    '../_base_/semi_runtime.py'
+]
+
+model = dict(
+    _delete_=True,
+    type='mmsemi.MeanTeacher',
+    segmentor=_base_.model,
+    teacher=dict(
+        momentum=0.005,
+        warm_up_gamma=9,
+        burn_in_steps=1200,
+        average_burn_in=True),
+    mix=dict(type='mmsemi.BoxMix', num_boxes=1, area_range=(0.5, 0.5)),
+    unsup_weight=dict(weight=1.0, ramp='linear', ramp_steps=300))
+val_cfg = dict(type='mmsemi.MultiViewValLoop')

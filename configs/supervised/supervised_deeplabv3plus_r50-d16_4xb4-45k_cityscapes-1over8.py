@@ -1,0 +1,11 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+_base_ = './supervised_deeplabv3plus_r50-d16_4xb4-45k_cityscapes-1over16.py'
+
+# 240 times 3,000 images, 16 a step.
+max_iters = 44880
+train_cfg = dict(max_iters=max_iters)
+param_scheduler = dict(end=max_iters + 2)
+
+labeled_dataset = _base_.labeled_dataset
+labeled_dataset.ann_file = 'splits/city-cps-1over8.txt'
+train_dataloader = dict(dataset=dict(datasets=[labeled_dataset]))
