@@ -21,20 +21,23 @@ def example_config(page: str, after: str) -> str:
     return textwrap.dedent(block[2])
 
 
-@pytest.mark.parametrize('page, after', [
-    ('README.md', '## Make your own mmdet config semi-supervised'),
-    ('docs/own_data.md', 'Write a config'),
+@pytest.mark.parametrize('page, after, model', [
+    ('README.md', '## Make your own mmdet config semi-supervised',
+     'SemiInstanceSegmentor'),
+    ('docs/own_data.md', 'Write a config', 'SemiInstanceSegmentor'),
+    ('README.md', '## Semantic segmentation', 'FixMatch'),
+    ('docs/configs.md', '## Semantic models', 'FixMatch'),
 ])
-def test_example_config_is_right(page, after, tmp_path):
+def test_example_config_is_right(page, after, model, tmp_path):
     code = example_config(page, after)
     path = tmp_path / 'my_config.py'
     path.write_text(code)
     findings = check_config(path, load_data=False)
     assert [f for f in findings if f.level != 'note'] == []
-    # Bare types are mmdet's, not mmsemi's: see compat.
+    # Bare types are the library's, not mmsemi's: see compat.
     cfg = Config.fromfile(path)
     assert '_scope_' not in cfg.train_dataloader
-    assert cfg.model.type == 'mmsemi.SemiInstanceSegmentor'
+    assert cfg.model.type == f'mmsemi.{model}'
 
 
 def test_own_config_takes_at_most_15_lines():
