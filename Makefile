@@ -11,6 +11,7 @@ CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+BENCH_SEMANTIC_ARGS ?=
 
 PY := $(VENV)/bin/python
 # Byte code is made when a module is first imported: most never are.
