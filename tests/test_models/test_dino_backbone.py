@@ -4,13 +4,12 @@ import json
 
 import pytest
 import torch
+import transformers
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import nn
 
 from mmsemi.models import DINOBackbone
-
-transformers = pytest.importorskip('transformers')
 
 SIZES = dict(hidden_size=16, num_attention_heads=2, num_hidden_layers=4)
 CONFIGS = dict(

@@ -9,7 +9,7 @@ from mmengine.dataset import base_dataset
 
 
 @pytest.fixture(scope='session')
-def tiny_rounds(fast_mmengine):
+def tiny_rounds():
     """module: ``tiny_rounds.py`` of the folder above."""
     path = Path(__file__).parents[1] / 'tiny_rounds.py'
     spec = importlib.util.spec_from_file_location('tiny_rounds', path)
@@ -24,10 +24,8 @@ def boxes_root(tiny_rounds, tmp_path_factory):
     return tiny_rounds.make_data(tmp_path_factory.mktemp('boxes'))
 
 
-@pytest.fixture(scope='session')
-def fast_mmengine():
+@pytest.fixture(autouse=True)
+def fast_mmengine(monkeypatch):
     """Format no config for every checkpoint, collect no garbage."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base_dataset, 'gc', SimpleNamespace(collect=int))
-        patch.setattr(Config, 'pretty_text', property(lambda self: ''))
-        yield
+    monkeypatch.setattr(base_dataset, 'gc', SimpleNamespace(collect=int))
+    monkeypatch.setattr(Config, 'pretty_text', property(lambda self: ''))
