@@ -167,7 +167,11 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def own_visualizer():
     """Let no test draw with the visualizer of an earlier one."""
-    Visualizer._instance_dict.clear()
+    classes = [Visualizer]
+    for cls in classes:
+        # Each class keeps its own.
+        cls._instance_dict.clear()
+        classes += cls.__subclasses__()
 
 
 @pytest.fixture(autouse=True)

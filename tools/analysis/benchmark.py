@@ -95,6 +95,8 @@ def build_model(name: str, instances: int,
     Returns:
         SemiInstanceSegmentor: Model in training mode, teacher = student.
     """
+    # How many instances an untrained model finds depends on its weights.
+    torch.manual_seed(0)
     config = Config.fromfile(CONFIG_DIR / CONFIGS[name])
     init_default_scope(config.default_scope)
     segmentor = load_segmentor_config(config.model.segmentor)
