@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmsemi.pseudo_labels import (PseudoLabelPipeline, PseudoLabelQuality,
                                   measure_pseudo_labels)
@@ -83,6 +83,15 @@ class SemiInstanceSegmentor(TeacherStudent):
                 f"segmentor of type {config['type']} predicts no instances: "
                 'set segmentor.test_cfg.instance_on=True (and panoptic_on='
                 'False, unless you need it).')
+
+    @classmethod
+    def check_student(cls, student: nn.Module) -> None:
+        """Refuse a model that gives every pixel a class."""
+        if hasattr(student, 'decode_head'):
+            raise ValueError(
+                f'segmentor of type {type(student).__name__} predicts label '
+                'maps, no instances; use a semantic method such as '
+                'mmsemi.FixMatch.')
 
     @property
     def predicts_masks(self) -> bool:

@@ -454,3 +454,9 @@ def test_pseudo_sample_is_filtered_by_mmdet(instances_factory,
     filtered = filter_gt_instances([sample], score_thr=0.5)[0]
     assert filtered.gt_instances.labels.tolist() == [0, 2]
     assert filtered.gt_instances.masks.to_ndarray().shape == (2, 64, 96)
+
+
+def test_a_model_of_every_pixel_is_refused(dense_segmentor_config):
+    segmentor = dense_segmentor_config()
+    with pytest.raises(ValueError, match='EncoderDecoder predicts label maps'):
+        SemiInstanceSegmentor(segmentor)
