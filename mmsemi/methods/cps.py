@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from mmsemi.models.dense_forward import (check_dense_segmentor, decode,
                                          dense_logits, resize_logits)
 from mmsemi.models.dense_prediction import predict_dense
-from mmsemi.models.losses import dense_cross_entropy
+from mmsemi.models.losses import LossNormalizer, dense_cross_entropy
 from mmsemi.models.shared_decoding import (decode_with_losses, evaluating,
                                            extract_together)
+from mmsemi.pseudo_labels import PseudoLabelPipeline
 from mmsemi.registry import MODELS
 from mmsemi.structures.dense_pseudo_label import DenseTargets, valid_pixels
 from .dense_views import (PARTNER_VIEWS, build_mix, check_same_geometry,
@@ -69,6 +70,12 @@ class CPS(MultiViewModel):
     unlabelled images. With ``mix=dict(type='mmsemi.BoxMix')`` it learns them
     on mixed unlabelled images only; their logits are mixed like the images.
 
+    A ``pseudo_label_pipeline`` stands between the networks, as it does between
+    teacher and student: each network's labels of unlabelled images pass its
+    own, and what it drops teaches nobody. The paper has none. Networks that
+    start without pretraining need one, because hard labels of uncertain
+    pixels pull them towards the most frequent class.
+
     With n networks the loss is the sum over all ordered pairs (n-CPS), and
     any network or the mean of all probabilities (``predict_on='mean'``)
     predicts.
@@ -100,11 +107,14 @@ class CPS(MultiViewModel):
         num_networks (int): From 2. Defaults to 2.
         cps_weight (float or dict): Weight of the sum over ordered pairs, or
             the arguments of :class:`WeightSchedule`, whose steps are here
-            iterations of the training. The published weight is constant; a
-            later start helps networks without pretraining, which else agree
-            on the most frequent class. Defaults to 1.5.
+            iterations of the training. The published weight is constant.
+            Defaults to 1.5.
         sup_weight (float): Weight of each network's supervised loss. Defaults
             to 1.
+        pseudo_label_pipeline (Sequence[dict]): Stages between the networks;
+            see :mod:`mmsemi.pseudo_labels`. The loss stays a mean over all
+            valid pixels, so it shrinks when few are kept. Defaults to none,
+            as in the paper.
         mix (dict, optional): What mixes unlabelled images, such as
             ``dict(type='mmsemi.BoxMix')``. Defaults to None: nothing.
         student_view (str): The unlabelled view that is learned from,
@@ -133,6 +143,7 @@ class CPS(MultiViewModel):
                  num_networks: int = 2,
                  cps_weight: Union[float, dict] = 1.5,
                  sup_weight: float = 1.,
+                 pseudo_label_pipeline: Sequence[dict] = (),
                  mix: Optional[dict] = None,
                  student_view: str = LABEL_VIEW,
                  label_in_train_mode: bool = True,
@@ -174,6 +185,12 @@ class CPS(MultiViewModel):
         # In every checkpoint, so that schedules go on where they stopped.
         self.register_buffer('iteration', torch.zeros((), dtype=torch.long))
         self.sup_weight = float(sup_weight)
+        self.pseudo_label_pipelines = ModuleList([
+            PseudoLabelPipeline(
+                pseudo_label_pipeline,
+                ('label', 'confidence', 'weight', 'valid', 'prob'))
+            for _ in networks
+        ])
         self.mix = build_mix(mix)
         self.student_view = student_view
         self.label_in_train_mode = label_in_train_mode
@@ -195,19 +212,20 @@ class CPS(MultiViewModel):
 
         Returns:
             dict[str, Tensor]: Losses ``sup_0_*``, ``sup_1_*``, ... of the
-            networks, ``loss_cps``, and a figure, ``pseudo/agreement``: the
-            share of unlabelled pixels on which all networks agree.
+            networks, ``loss_cps``, and figures: ``pseudo/agreement``, the
+            share of unlabelled pixels on which all networks agree, and
+            ``pseudo/kept_share``, the share that a network gives the others
+            to learn, on average.
         """
         self._check_views(inputs, self.views)
         check_same_geometry(inputs, data_samples, self.student_view)
         images = inputs[self.student_view]
-        valid = self._valid(images, data_samples[self.student_view])
-        labels = None
+        targets = None
+        if self.mix is not None or self.student_view != LABEL_VIEW:
+            targets = self._targets(
+                self._label(inputs[LABEL_VIEW]), data_samples[LABEL_VIEW])
         if self.mix is not None:
-            images, labels, valid = self._mixed(inputs, data_samples, valid)
-        elif self.student_view != LABEL_VIEW:
-            labels = [part.argmax(1) for part in self._label(
-                inputs[LABEL_VIEW])]
+            images, targets = self._mixed(inputs, data_samples, targets)
 
         losses, labeled, unlabeled = {}, [], []
         for i, network in enumerate(self.networks):
@@ -216,15 +234,16 @@ class CPS(MultiViewModel):
             losses.update(scale_losses(own, self.sup_weight, f'sup_{i}_'))
             labeled.append(logits[0])
             unlabeled.append(logits[1])
-        if labels is None:
-            labels = [part.argmax(1) for part in unlabeled]
-        parts = [(unlabeled, labels, valid)]
+        if targets is None:
+            targets = self._targets(unlabeled, data_samples[LABEL_VIEW])
+        parts = [(unlabeled, targets)]
         if self.mix is None:
-            parts.append((labeled, [part.argmax(1) for part in labeled],
-                          self._valid(inputs['sup'], data_samples['sup'])))
+            valid = self._valid(inputs['sup'], data_samples['sup'])
+            parts.append((labeled, [
+                DenseTargets.from_logits(logits, valid) for logits in labeled
+            ]))
         losses['loss_cps'] = self._weight() * _pair_loss(parts)
-        agreed = (torch.stack(labels) == labels[0]).all(0) & valid
-        losses['pseudo/agreement'] = agreed.sum() / valid.sum().clamp(min=1)
+        losses.update(_figures(targets))
         return losses
 
     def _weight(self) -> float:
@@ -282,29 +301,45 @@ class CPS(MultiViewModel):
         return logits
 
     @torch.no_grad()
-    def _mixed(self, inputs: Dict[str, Tensor], data_samples: Dict[str, list],
-               valid: Tensor) -> Tuple[Tensor, List[Tensor], Tensor]:
-        """Mix images, what is valid, and logits, which then label."""
+    def _targets(self, logits: List[Tensor],
+                 data_samples: List[SegDataSample]) -> List[DenseTargets]:
+        """Return every network's pseudo-labels that passed its pipeline."""
+        valid = self._valid(logits[0], data_samples)
+        pipeline = self.pseudo_label_pipelines[0]
+        targets = [
+            DenseTargets.from_logits(part, valid, pipeline.needs('prob'))
+            for part in logits
+        ]
+        if not pipeline.stages:
+            return targets
+        bare = [SegDataSample(metainfo=s.metainfo) for s in data_samples]
+        step = max(int(self.iteration) - self.cps_weight.begin, 0)
+        return [
+            DenseTargets.from_pseudo_labels(
+                pipeline(part.unbind(), bare, step))
+            for pipeline, part in zip(self.pseudo_label_pipelines, targets)
+        ]
+
+    @torch.no_grad()
+    def _mixed(
+            self, inputs: Dict[str, Tensor], data_samples: Dict[str, list],
+            targets: List[DenseTargets]) -> Tuple[Tensor, List[DenseTargets]]:
+        """Mix images and every network's pseudo-labels alike."""
         images, others = inputs[self.student_view], None
-        logits = self._label(inputs[LABEL_VIEW])
-        partner = other_logits = other_valid = None
-        views = {PARTNERS[LABEL_VIEW], PARTNERS[self.student_view]}
-        if has_partners(inputs, sorted(views)):
-            view = PARTNERS[self.student_view]
-            others = inputs[view]
-            other_logits = self._label(inputs[PARTNERS[LABEL_VIEW]])
-            other_valid = self._valid(others, data_samples[view])
+        partner, other_targets = None, [None] * len(targets)
+        weak, strong = PARTNERS[LABEL_VIEW], PARTNERS[self.student_view]
+        if has_partners(inputs, sorted({weak, strong})):
+            others = inputs[strong]
+            other_targets = self._targets(
+                self._label(inputs[weak]), data_samples[weak])
             partner = torch.arange(len(images), device=images.device)
-        plan = self.mix.plan(
-            DenseTargets.from_logits(logits[0], valid), partner)
-        if plan is not None:
-            images = plan.mix(images, others)
-            valid = plan.mix(valid, other_valid)
-            logits = [
-                plan.mix(own, None if other_logits is None else other_logits[i]
-                         ) for i, own in enumerate(logits)
-            ]
-        return images, [part.argmax(1) for part in logits], valid
+        plan = self.mix.plan(targets[0], partner)
+        if plan is None:
+            return images, targets
+        return plan.mix(images, others), [
+            plan.mix_targets(own, other)
+            for own, other in zip(targets, other_targets)
+        ]
 
     # Prediction -----------------------------------------------------------
 
@@ -382,6 +417,9 @@ class CPS(MultiViewModel):
             for key in own:
                 del state_dict[prefix + key]
             state_dict[f'{prefix}iteration'] = self.iteration.clone()
+            stages = self.pseudo_label_pipelines.state_dict(
+                prefix=f'{prefix}pseudo_label_pipelines.')
+            state_dict.update(stages)
             for i, network in enumerate(self.networks):
                 weights = dict(own)
                 if i > 0:
@@ -405,18 +443,36 @@ class CPS(MultiViewModel):
 
 
 def _pair_loss(
-        parts: Sequence[Tuple[List[Tensor], List[Tensor], Tensor]]) -> Tensor:
+        parts: Sequence[Tuple[List[Tensor], List[DenseTargets]]]) -> Tensor:
     """Sum cross entropies over ordered pairs of networks.
 
     Args:
         parts (Sequence[tuple]): Batches, which share one mean over their
-            valid pixels: every network's logits (N, C, H, W) and labels (N,
-            H, W), and valid pixels (N, H, W).
+            valid pixels: every network's logits (N, C, H, W) and
+            pseudo-labels.
     """
-    counts = [valid.sum() for _, _, valid in parts]
+    counts = [targets[0].valid.sum() for _, targets in parts]
     num_valid = sum(counts).clamp(min=1)
     return sum(
-        dense_cross_entropy(logits[a], labels[b], valid=valid) *
-        (count / num_valid)
-        for (logits, labels, valid), count in zip(parts, counts)
+        dense_cross_entropy(
+            logits[a],
+            targets[b].label,
+            targets[b].weight,
+            targets[b].valid,
+            normalizer=LossNormalizer.VALID) * (count / num_valid)
+        for (logits, targets), count in zip(parts, counts)
         for a, b in permutations(range(len(logits)), 2))
+
+
+def _figures(targets: List[DenseTargets]) -> Dict[str, Tensor]:
+    """Describe the networks' pseudo-labels of a batch."""
+    labels = torch.stack([part.label for part in targets])
+    weights = torch.stack([part.weight for part in targets])
+    valid = targets[0].valid
+    num_valid = valid.sum().clamp(min=1)
+    agreed = (labels == labels[0]).all(0) & valid
+    kept = (weights > 0) & valid
+    return {
+        'pseudo/agreement': agreed.sum() / num_valid,
+        'pseudo/kept_share': kept.sum() / (len(targets) * num_valid)
+    }

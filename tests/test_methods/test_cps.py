@@ -148,10 +148,11 @@ def test_loss_without_mix(make, dense_batch_factory, num, padding):
         f'sup_{i}_{name}'
         for i in range(num) for name in ('decode.loss_ce', 'decode.acc_seg',
                                          'aux.loss_ce', 'aux.acc_seg')
-    } | {'loss_cps', 'pseudo/agreement'}
+    } | {'loss_cps', 'pseudo/agreement', 'pseudo/kept_share'}
     expected = expected_cps(plain, inputs, samples, padding)
     assert torch.allclose(losses['loss_cps'], 6 * expected, rtol=1e-5)
     assert 0 <= losses['pseudo/agreement'] <= 1
+    assert losses['pseudo/kept_share'] == 1
     assert not losses['pseudo/agreement'].requires_grad
     total(losses).backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -307,6 +308,71 @@ def test_strong_view_learns_labels_of_the_weak_one(make, dense_batch_factory):
         F.cross_entropy(logits[a], labels[1 - a], reduction='none')
         [valid].mean() for a in (0, 1))
     assert torch.allclose(losses['loss_cps'], 1.5 * expected, rtol=1e-5)
+
+
+def test_dropped_pixels_teach_nobody(make, dense_batch_factory):
+    stage = dict(type='mmsemi.KeepConfidentPixels', conf_thr=.4)
+    model = make(pseudo_label_pipeline=[stage], joint_forward=False)
+    inputs, samples = dense_batch_factory()
+    plain = copy.deepcopy(model)
+    losses = model.loss(inputs, samples)
+    valid = torch.ones(2, 16, 24, dtype=torch.bool)
+    valid[1, 12:] = False
+    summed, kept_share = 0., 0.
+    for view in ('sup', 'unsup_teacher'):
+        logits = [
+            dense_logits(network, inputs[view]) for network in plain.networks
+        ]
+        for a, b in permutations(logits, 2):
+            confidence, label = b.softmax(1).max(1)
+            kept = valid.clone()
+            if view == 'unsup_teacher':
+                kept &= confidence >= .4
+                kept_share += kept.sum() / valid.sum() / 2
+            summed += F.cross_entropy(a, label, reduction='none')[kept].sum()
+    assert 0.05 < kept_share < 0.95
+    assert torch.allclose(losses['pseudo/kept_share'], kept_share)
+    expected = 1.5 * summed / (2 * valid.sum())
+    assert torch.allclose(losses['loss_cps'], expected, rtol=1e-5)
+
+
+def test_nothing_kept_of_mixed_images(make, dense_batch_factory):
+    model = make(
+        mix=dict(type='mmsemi.LeftHalfMix'),
+        pseudo_label_pipeline=[
+            dict(type='mmsemi.KeepConfidentPixels', conf_thr=1.)
+        ])
+    losses = model.loss(*dense_batch_factory())
+    assert losses['loss_cps'] == 0
+    assert losses['pseudo/kept_share'] == 0
+
+
+def test_each_network_has_its_own_stages(make, dense_batch_factory):
+    stage = dict(type='mmsemi.KeepAboveAdaptiveThreshold', momentum=.5)
+    model = make(pseudo_label_pipeline=[stage])
+    model.loss(*dense_batch_factory())
+    first, second = (
+        pipeline.stages[0].threshold
+        for pipeline in model.pseudo_label_pipelines)
+    assert first != second and .85 not in (first, second)
+
+    other = make(pseudo_label_pipeline=[stage])
+    plain = model.networks[0].state_dict()
+    other.load_state_dict(plain)
+    other.load_state_dict(model.state_dict())
+    stages = other.pseudo_label_pipelines
+    assert stages[0].stages[0].threshold == first
+    assert stages[1].stages[0].threshold == second
+
+
+def test_stages_know_the_step(make, dense_batch_factory):
+    stage = dict(type='mmsemi.KeepLowEntropyPixels', num_steps=10)
+    model = make(
+        pseudo_label_pipeline=[stage], cps_weight=dict(weight=1., begin=3))
+    model.iteration.fill_(7)
+    model.loss(*dense_batch_factory())
+    assert [pipeline.stages[0].step
+            for pipeline in model.pseudo_label_pipelines] == [4, 4]
 
 
 def test_views_are_checked(make, dense_batch_factory):
