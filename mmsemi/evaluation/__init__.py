@@ -1,7 +1,7 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 from mmsemi.compat import is_installed
+from mmsemi.structures.confusion_matrix import ConfusionMatrix
 from .boundary_iou import boundary_overlaps, mask_boundary
-from .confusion_matrix import ConfusionMatrix
 from .confusion_picture import draw_confusion_matrix
 from .dump_semantic_results import DumpSemanticResults
 

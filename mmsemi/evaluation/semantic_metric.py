@@ -12,8 +12,9 @@ from prettytable import PrettyTable
 from torch import Tensor
 
 from mmsemi.registry import METRICS
+from mmsemi.structures.confusion_matrix import (ConfusionMatrix, check_absent,
+                                                unique_names)
 from .boundary_iou import boundary_overlaps, check_dilation_ratio
-from .confusion_matrix import ConfusionMatrix, check_absent, unique_names
 from .confusion_picture import draw_confusion_matrix
 
 

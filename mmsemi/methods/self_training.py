@@ -14,65 +14,15 @@ is measured without test-time augmentation. One that they do not: the
 released code labels with the weights that were best on the validation set.
 """
 import math
-from typing import Callable, List, Optional, Sequence, Tuple, Union
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmsemi.structures.confusion_matrix import ConfusionMatrix, LabelMap
 from mmsemi.structures.dense_pseudo_label import IGNORE_LABEL
-
-LabelMap = Union[Tensor, np.ndarray, Sequence]
-
-
-def confusion_matrix(prediction: LabelMap, target: LabelMap,
-                     num_classes: int) -> Tensor:
-    """Count pixels by target and predicted class.
-
-    Args:
-        prediction (Tensor or array): Classes (H, W), all of them valid
-            where the target is.
-        target (Tensor or array): Classes (H, W); 255 is not counted.
-        num_classes (int): Number of classes C.
-
-    Returns:
-        Tensor: (C, C) int64, rows are targets.
-
-    Raises:
-        ValueError: If the shapes differ or a class is outside the range.
-    """
-    prediction, target = _label_map(prediction), _label_map(target)
-    if prediction.shape != target.shape:
-        raise ValueError(f'prediction has shape {tuple(prediction.shape)}, '
-                         f'target {tuple(target.shape)}; they must agree.')
-    known = target != IGNORE_LABEL
-    prediction, target = prediction[known], target[known]
-    for name, labels in (('prediction', prediction), ('target', target)):
-        if len(labels) and not 0 <= int(labels.min()) <= int(
-                labels.max()) < num_classes:
-            raise ValueError(
-                f'{name} has classes from {int(labels.min())} to '
-                f'{int(labels.max())}; allowed are 0 to {num_classes - 1} '
-                f'(num_classes={num_classes}).')
-    counts = torch.bincount(
-        target * num_classes + prediction, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes)
-
-
-def mean_iou(confusion: Tensor) -> float:
-    """Mean IoU over the classes that the target or the prediction has.
-
-    Args:
-        confusion (Tensor): (C, C) counts, from :func:`confusion_matrix`.
-
-    Returns:
-        float: In [0, 1]; nan if no pixel was counted.
-    """
-    confusion = confusion.double()
-    hits = confusion.diagonal()
-    union = confusion.sum(0) + confusion.sum(1) - hits
-    return float((hits / union)[union > 0].mean())
 
 
 def reliability(predictions: Sequence[LabelMap], num_classes: int) -> float:
@@ -83,8 +33,9 @@ def reliability(predictions: Sequence[LabelMap], num_classes: int) -> float:
     do not count.
 
     Args:
-        predictions (Sequence): Label maps (H, W) of one image, by the
-            checkpoints of a training in their order, at least two.
+        predictions (Sequence[Tensor or np.ndarray]): Label maps (H, W) of
+            one image, by the checkpoints of a training in their order, at
+            least two. Pixels that are 255 in the last do not count.
         num_classes (int): Number of classes.
 
     Returns:
@@ -99,7 +50,7 @@ def reliability(predictions: Sequence[LabelMap], num_classes: int) -> float:
     last = predictions[-1]
     return float(
         np.mean([
-            mean_iou(confusion_matrix(earlier, last, num_classes))
+            ConfusionMatrix(num_classes).update(earlier, last).mean_iou()
             for earlier in predictions[:-1]
         ]))
 
@@ -253,8 +204,3 @@ def _resize(images: Tensor, size: Tuple[int, int]) -> Tensor:
     if tuple(images.shape[2:]) == size:
         return images
     return F.interpolate(images, size, mode='bilinear', align_corners=True)
-
-
-def _label_map(labels: LabelMap) -> Tensor:
-    return torch.as_tensor(np.asarray(labels) if not isinstance(
-        labels, Tensor) else labels).long()

@@ -1,23 +1,22 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
-import math
 
 import numpy as np
 import pytest
 import torch
 
-from mmsemi.methods.self_training import (checkpoint_steps, confusion_matrix,
-                                          label_by_argmax, mean_iou,
+from mmsemi.methods.self_training import (checkpoint_steps, label_by_argmax,
                                           rank_by_reliability, reliability,
                                           segmentor_logits, select_reliable,
                                           tta_probabilities)
+from mmsemi.structures.confusion_matrix import ConfusionMatrix
 
-P1 = [[0, 0, 1], [1, 1, 2]]
-P2 = [[0, 0, 1], [1, 2, 2]]
-P3 = [[0, 1, 1], [1, 2, 2]]
+P1 = np.array([[0, 0, 1], [1, 1, 2]])
+P2 = np.array([[0, 0, 1], [1, 2, 2]])
+P3 = np.array([[0, 1, 1], [1, 2, 2]])
 
 
 def iou(prediction, target, num_classes=3):
-    return mean_iou(confusion_matrix(prediction, target, num_classes))
+    return ConfusionMatrix(num_classes).update(prediction, target).mean_iou()
 
 
 def test_reliability_reference_values():
@@ -30,29 +29,9 @@ def test_reliability_reference_values():
 
 def test_reliability_of_stable_and_of_disjoint_labels():
     assert reliability([P3, P3, P3], 3) == 1
-    assert reliability([np.zeros((2, 2)), np.ones((2, 2))], 2) == 0
+    assert reliability([np.zeros((2, 2), int), np.ones((2, 2), int)], 2) == 0
     with pytest.raises(ValueError, match='at least 2'):
         reliability([P1], 3)
-
-
-def test_confusion_counts_rows_as_targets_and_leaves_255_out():
-    counts = confusion_matrix([[0, 1], [1, 1]], [[0, 0], [255, 1]], 2)
-    assert counts.dtype == torch.int64
-    assert counts.tolist() == [[1, 1], [0, 1]]
-
-
-@pytest.mark.parametrize('prediction, target, message', [
-    ([[0, 3]], [[0, 1]], 'prediction has classes from 0 to 3'),
-    ([[0, 1]], [[0, 7]], 'target has classes from 0 to 7'),
-    ([[0, 1]], [[0]], 'shape'),
-])
-def test_confusion_refuses(prediction, target, message):
-    with pytest.raises(ValueError, match=message):
-        confusion_matrix(prediction, target, 3)
-
-
-def test_mean_iou_of_nothing_is_nan():
-    assert math.isnan(mean_iou(torch.zeros(3, 3)))
 
 
 def test_rank_is_descending_and_keeps_the_order_of_equals():

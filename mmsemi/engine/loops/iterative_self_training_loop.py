@@ -5,12 +5,10 @@ from dataclasses import replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
-import torch
 from mmengine.dist import (all_gather_object, barrier, get_dist_info,
                            is_main_process)
 from mmengine.logging import print_log
 from mmengine.runner import Runner
-from torch import nn
 from torch.utils.data import DataLoader
 
 from mmsemi.methods.iterative_self_training import (HUMAN, MIXED, PSEUDO,
@@ -18,9 +16,9 @@ from mmsemi.methods.iterative_self_training import (HUMAN, MIXED, PSEUDO,
                                                     held_out_size,
                                                     held_out_slice, keep_best,
                                                     plan_units, random_choices)
-from mmsemi.methods.self_training import (check_fraction, confusion_matrix,
-                                          label_by_argmax, mean_iou)
+from mmsemi.methods.self_training import check_fraction, label_by_argmax
 from mmsemi.registry import LOOPS
+from mmsemi.structures.confusion_matrix import ConfusionMatrix
 from .round_checks import check_count
 from .round_data import annotation_loader, load_mask
 from .round_loop import RoundLoop
@@ -289,18 +287,15 @@ class IterativeSelfTrainingLoop(RoundLoop):
         indices = self.state['held_out']
         rank, world_size = get_dist_info()
         own = indices[rank::world_size]
-        total = torch.zeros((model.out_channels, ) * 2, dtype=torch.int64)
+        matrix = ConfusionMatrix(model.out_channels)
         for index in own:
-            total += self._confusion(model, index)
-        return mean_iou(sum(all_gather_object(total)))
-
-    def _confusion(self, model: nn.Module, index: int) -> torch.Tensor:
-        packed = self.writer.images.pipeline(
-            self.labeled.get_data_info(index))
-        data = {key: [value] for key, value in packed.items()}
-        label = label_by_argmax(self.writer.predict(model, data)[0]).cpu()
-        return confusion_matrix(label, load_mask(self.labeled, index),
-                                model.out_channels)
+            packed = self.writer.images.pipeline(
+                self.labeled.get_data_info(index))
+            data = {key: [value] for key, value in packed.items()}
+            label = label_by_argmax(self.writer.predict(model, data)[0])
+            matrix.update(label, load_mask(self.labeled, index))
+        matrix.counts = sum(all_gather_object(matrix.counts))
+        return matrix.mean_iou()
 
     def _classes(self) -> List[set]:
         masks = (load_mask(self.labeled, i) for i in range(len(self.labeled)))

@@ -158,6 +158,14 @@ class ConfusionMatrix:
         """
         return self._share(self.counts.sum(1))
 
+    def mean_iou(self) -> float:
+        """Return the mean IoU of the classes that can be judged.
+
+        Returns:
+            float: From 0 to 1; NaN if no pixel was counted.
+        """
+        return float(self.iou().nanmean())
+
     def metrics(self,
                 class_names: Optional[Sequence[str]] = None
                 ) -> Dict[str, float]:
@@ -186,7 +194,7 @@ class ConfusionMatrix:
         found = {
             'PA': hits.sum() / true.sum(),
             'MA': accuracy.nanmean(),
-            'mIoU': iou.nanmean(),
+            'mIoU': self.mean_iou(),
             'FWIoU': weighted
         }
         found.update({f'IoU/{name}': v for name, v in zip(names, iou)})
