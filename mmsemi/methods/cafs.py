@@ -8,21 +8,27 @@ classes that do badly there are sampled more often. The formulas are not
 public and the code was withdrawn; what follows is our reading, every number
 of it an argument:
 
-- the threshold of a class is the smallest confidence t with which the pixels
-  predicted as that class with at least t are right in a share of at least
-  ``precision``;
+- the threshold of a class is the smallest confidence t from which on the
+  class is calibrated to be right in a share of at least ``precision``. The
+  share is that of the pixels with confidence t, smoothed to rise with t
+  (``criterion='calibrated'``), or of all pixels with at least t
+  (``criterion='cumulative'``), which gives frequent classes low thresholds,
+  because their many certain pixels outweigh the uncertain ones;
 - an image is drawn in proportion to the sum of 1 - IoU over its classes.
 """
 from typing import Optional, Sequence, Union
 
 import torch
 from mmengine.dist import all_reduce
+from sklearn.isotonic import isotonic_regression
 from torch import Tensor
 
 from mmsemi.pseudo_labels import KeepAboveClassThresholds
 from mmsemi.registry import MODELS
 from mmsemi.structures.dense_pseudo_label import IGNORE_LABEL
 from .fixmatch import FixMatch
+
+CRITERIA = ('calibrated', 'cumulative')
 
 
 class ConfidenceHistogram:
@@ -82,18 +88,22 @@ class ConfidenceHistogram:
                    precision: float = 0.9,
                    min_pixels: int = 100,
                    default: float = 0.95,
-                   limits: Sequence[float] = (0.5, 0.99)) -> Tensor:
+                   limits: Sequence[float] = (0.5, 0.99),
+                   criterion: str = 'calibrated') -> Tensor:
         """Return the smallest confidence that is precise enough.
 
         Args:
-            precision (float): Least share of right pixels from there on.
-                Defaults to 0.9.
+            precision (float): Least share of right pixels. Defaults to 0.9.
             min_pixels (int): Least number of pixels from there on. Defaults
                 to 100.
             default (float): Threshold of classes that never get there.
                 Defaults to 0.95.
             limits (Sequence[float]): Smallest and largest threshold.
                 Defaults to (0.5, 0.99).
+            criterion (str): Of which pixels the share is: 'calibrated', of
+                those with this confidence, by isotonic regression over the
+                bins; or 'cumulative', of those with at least it. Defaults to
+                'calibrated'.
 
         Returns:
             Tensor: (C,) float, lower edges of bins.
@@ -101,13 +111,36 @@ class ConfidenceHistogram:
         # Counted from the most confident bin down.
         above = self.counts.flip(1).cumsum(1).flip(1).double()
         total = above.sum(2)
-        good = (above[..., 1] >= precision * total) & (
-            total >= max(min_pixels, 1))
+        if criterion == 'cumulative':
+            good = above[..., 1] >= precision * total
+        else:
+            # Against rounding in the means of pooled bins.
+            good = self._calibrated() >= precision - 1e-9
+        good &= total >= max(min_pixels, 1)
         edges = torch.arange(
             self.num_bins, device=good.device) / self.num_bins
         found = edges.where(good, torch.inf).amin(1)
         found = found.where(found < torch.inf, default)
         return found.clamp(*limits)
+
+    def _calibrated(self) -> Tensor:
+        """Return the share of right pixels by confidence (C, B), rising.
+
+        Empty bins have the share of the filled bin before them, and 0 where
+        there is none.
+        """
+        counts = self.counts.cpu().double()
+        total = counts.sum(2)
+        shares = torch.zeros_like(total)
+        for share, right, weight in zip(shares, counts[..., 1], total):
+            filled = weight > 0
+            if not filled.any():
+                continue
+            rising = isotonic_regression(
+                (right / weight)[filled].numpy(),
+                sample_weight=weight[filled].numpy())
+            share[filled] = torch.from_numpy(rising)
+        return shares.cummax(1).values.to(self.counts.device)
 
 
 def oversampling_weights(present: Tensor, iou: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ def histogram(*counts):
 
 
 def thresholds(counts, **kwargs):
-    kwargs = dict(dict(min_pixels=1, limits=(0., 1.)), **kwargs)
+    kwargs = dict(
+        dict(min_pixels=1, limits=(0., 1.), criterion='cumulative'), **kwargs)
     return histogram(counts).thresholds(**kwargs)[0].item()
 
 
@@ -110,8 +111,41 @@ def test_class_that_is_never_precise():
 def test_limits():
     low, high = {9: (0, 500)}, {2: (500, 0), 9: (0, 500)}
     found = histogram(low, high, {}).thresholds(
-        precision=.9, default=.95, limits=(.5, .6))
+        precision=.9, default=.95, limits=(.5, .6), criterion='cumulative')
     assert found.tolist() == pytest.approx([.5, .5, .6])
+
+
+@pytest.mark.parametrize('precision, expected', [
+    (.2, .1),  # 2 of 10
+    (.3, .3),  # 4 of 10 and 6 of 20 in one: the second is less right
+    (1 / 3, .3),
+    (.34, .8),
+    (.9, .8),
+    (.91, .7),
+])
+def test_calibrated_share_rises(precision, expected):
+    """The bins at .3 and .5 break the order and count as one, 10 of 30."""
+    counts = {1: (8, 2), 3: (6, 4), 5: (14, 6), 8: (1, 9)}
+    found = thresholds(
+        counts, precision=precision, default=.7, criterion='calibrated')
+    assert found == pytest.approx(expected)
+
+
+def test_certain_pixels_do_not_excuse_uncertain_ones():
+    counts = {5: (60, 40), 7: (10, 90), 9: (0, 9900)}
+    assert thresholds(counts, precision=.9) == pytest.approx(0.)
+    found = thresholds(counts, precision=.9, criterion='calibrated')
+    assert found == pytest.approx(.7)
+
+
+def test_calibration_of_few_or_no_pixels():
+    calibrated = dict(criterion='calibrated', default=.6)
+    assert thresholds({}, **calibrated) == pytest.approx(.6)
+    counts = {5: (0, 5), 9: (0, 5)}
+    found = thresholds(counts, min_pixels=6, **calibrated)
+    assert found == pytest.approx(.5)
+    found = thresholds(counts, min_pixels=11, **calibrated)
+    assert found == pytest.approx(.6)
 
 
 # Oversampling -------------------------------------------------------------

@@ -11,7 +11,8 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 from mmsemi.datasets.samplers import MultiSourceSampler
-from mmsemi.methods.cafs import CAFS, ConfidenceHistogram, oversampling_weights
+from mmsemi.methods.cafs import (CAFS, CRITERIA, ConfidenceHistogram,
+                                 oversampling_weights)
 from mmsemi.methods.iterative_self_training import held_out_slice
 from mmsemi.models.dense_forward import num_classes
 from mmsemi.models.dense_prediction import predict_dense
@@ -44,6 +45,7 @@ class ClassThresholdHook(Hook):
         min_pixels (int): See there. Defaults to 100.
         default (float): See there. Defaults to 0.95.
         limits (tuple[float, float]): See there. Defaults to (0.5, 0.99).
+        criterion (str): See there. Defaults to 'calibrated'.
         momentum (float): Share of a measurement in the thresholds, in
             (0, 1]; the first one replaces them. Defaults to 0.1.
         oversample (bool): Whether to draw images of bad classes more often.
@@ -66,6 +68,7 @@ class ClassThresholdHook(Hook):
                  min_pixels: int = 100,
                  default: float = 0.95,
                  limits: Tuple[float, float] = (0.5, 0.99),
+                 criterion: str = 'calibrated',
                  momentum: float = 0.1,
                  oversample: bool = True,
                  seed: int = 0) -> None:
@@ -86,13 +89,17 @@ class ClassThresholdHook(Hook):
         if not 0 <= limits[0] <= limits[1] <= 1:
             raise ValueError(f'{name}.limits={limits!r}; allowed are two '
                              'numbers, 0 <= low <= high <= 1.')
+        if criterion not in CRITERIA:
+            raise ValueError(f'{name}.criterion={criterion!r}; allowed are '
+                             f'{CRITERIA}.')
         self.interval = interval
         self.held_out_share = held_out_share
         self.thresholds = dict(
             precision=precision,
             min_pixels=min_pixels,
             default=default,
-            limits=tuple(limits))
+            limits=tuple(limits),
+            criterion=criterion)
         self.momentum = momentum
         self.oversample = oversample
         self.seed = seed

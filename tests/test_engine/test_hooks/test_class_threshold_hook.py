@@ -74,7 +74,11 @@ def test_first_measurement_replaces_and_later_ones_move(train, monkeypatch):
 
         def thresholds(self, **kwargs):
             assert kwargs == dict(
-                precision=.9, min_pixels=1, default=.95, limits=(.5, .99))
+                precision=.9,
+                min_pixels=1,
+                default=.95,
+                limits=(.5, .99),
+                criterion='calibrated')
             return torch.full((3, ), .9 if len(measured) > 1 else .6)
 
         def iou(self):
@@ -218,6 +222,7 @@ def test_too_many_workers(train, monkeypatch):
     (dict(interval=True), 'interval=True'),
     (dict(held_out_share=0), 'held_out_share=0'),
     (dict(precision=1.1), 'precision=1.1'),
+    (dict(criterion='f1'), "criterion='f1'"),
     (dict(momentum=0), 'momentum=0'),
     (dict(default=2), 'default=2'),
     (dict(limits=(.9, .5)), r'limits=\(0.9, 0.5\)'),
