@@ -189,8 +189,8 @@ class RoundLoop(IterBasedTrainLoop):
     def _begin_round(self, number: int) -> None:
         runner = self.runner
         self.round = number
-        # Ends the workers of the round before.
-        self.dataloader_iterator = None
+        # Ends the workers of the round before, even persistent ones.
+        self.dataloader_iterator = self.dataloader = self._first_loader = None
         self.dataloader = self.round_loader(number)
         self.restore_weights(number)
         self._share_weights()

@@ -2,6 +2,7 @@
 """Self-training and ST++: what each round sees, and what a config may be."""
 import copy
 import json
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -45,6 +46,29 @@ def st_plus_plus(tiny_rounds, boxes_root, tmp_path_factory):
     runner.register_hook(seen)
     runner.train()
     return runner, seen, work_dir
+
+
+class WorkersHook(Hook):
+    """Count living loader workers as training goes on."""
+
+    def __init__(self):
+        self.counts = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None,
+                         outputs=None):
+        self.counts.append(len(multiprocessing.active_children()))
+
+
+def test_workers_end_with_their_round(tiny_rounds, boxes_root, tmp_path):
+    config = tiny_rounds.make_config(
+        boxes_root, tmp_path, ST, num_workers=1, validate=False)
+    config.train_dataloader.persistent_workers = True
+    runner = tiny_rounds.Runner.from_cfg(config)
+    workers = WorkersHook()
+    runner.register_hook(workers)
+    before = len(multiprocessing.active_children())
+    runner.train()
+    assert set(workers.counts) == {before + 1}
 
 
 def test_round_0_is_the_supervised_training(tiny_rounds, boxes_root,
