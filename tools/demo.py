@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional
 
 import mmsemi  # noqa: F401, must come before mmdet is imported
+from mmsemi.apis.run_records import last_value, read_scalars
 from mmsemi.datasets.digits import make_digits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -251,20 +252,6 @@ def train(name: str, command: List[str], work_dir: Path,
         sys.exit(f'{tail}\n{name} failed with exit code {code}; the whole '
                  f'log is in {log_file}')
     return (time.time() - start) / 60
-
-
-def read_scalars(work_dir: Path) -> List[dict]:
-    """Return the logged scalars of a run, oldest first."""
-    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    if not files:
-        sys.exit(f'The training left no scalars under {work_dir}.')
-    return [json.loads(line) for line in files[-1].read_text().splitlines()]
-
-
-def last_value(scalars: List[dict], key: str) -> float:
-    """Return the last logged value of a key; NaN if there is none."""
-    values = [entry[key] for entry in scalars if key in entry]
-    return values[-1] if values else float('nan')
 
 
 def summarise(task: Task, scalars: List[dict],

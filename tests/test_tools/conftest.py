@@ -343,7 +343,7 @@ def run_tool(tmp_path, imported) -> Callable:
 
     def run(name: str, *args: object, seconds: float = 60) -> Finished:
         folder = tmp_path / f'{name}-{uuid.uuid4()}'
-        folder.mkdir()
+        folder.mkdir(parents=True)
         pid = os.fork()
         if pid == 0:
             run_as_script(name, [str(arg) for arg in args], folder)
