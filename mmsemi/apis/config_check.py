@@ -64,6 +64,7 @@ def check_config(config: ConfigLike,
             if cfg.get(loader) is not None:
                 findings += _check_loader(cfg, loader, model, load_data,
                                           classes)
+        findings += _check_unlabeled(cfg, model, load_data)
     return _unique(findings)
 
 
@@ -148,20 +149,46 @@ def _check_loader(cfg: Config, field: str, model: Optional[nn.Module],
     if field == 'train_dataloader':
         findings += _check_views(cfg, sources, pipelines, model)
         findings += _check_sampler(loader, len(sources))
-    files = {path for _, source in sources for path in source_files(source)}
-    missing = sorted(path for path in files if not osp.exists(path))
+    missing = _check_missing(sources, field)
     # Some data sets look for files even when they are to read nothing.
     findings += _check_classes(loader, field, model, classes, bool(missing))
     if not load_data or any(f.level == 'error' for f in findings):
         return findings
-    if missing:
-        # With none of the files here, the data are simply elsewhere.
-        level = 'note' if len(missing) == len(files) else 'error'
-        return findings + [
-            Finding(level, field,
-                    f'not loaded, because there is no {", ".join(missing)}')
-        ]
-    return findings + _check_data(cfg, field, model)
+    return findings + (
+        missing
+        or _check_data(cfg, loader['dataset'], f'{field}.dataset', model))
+
+
+def _check_missing(sources: List[Tuple[str, Mapping]],
+                   field: str) -> List[Finding]:
+    """Find files and folders that data sets read and that are not there."""
+    files = {path for _, source in sources for path in source_files(source)}
+    missing = sorted(path for path in files if not osp.exists(path))
+    if not missing:
+        return []
+    # With none of the files here, the data are simply elsewhere.
+    level = 'note' if len(missing) == len(files) else 'error'
+    return [
+        Finding(level, field,
+                f'not loaded, because there is no {", ".join(missing)}')
+    ]
+
+
+def _check_unlabeled(cfg: Config, model: Optional[nn.Module],
+                     load_data: bool) -> List[Finding]:
+    """Check the images that rounds of self-training label."""
+    field = 'train_cfg.unlabeled_dataset'
+    dataset = (cfg.get('train_cfg') or {}).get('unlabeled_dataset')
+    if not isinstance(dataset, Mapping):
+        return []
+    sources = list(data_sources(dataset, field))
+    findings = []
+    for where, source in sources:
+        findings += _build_pipeline(source, f'{where}.pipeline')[1]
+    if findings or not load_data:
+        return findings
+    return _check_missing(sources, field) or _check_data(
+        cfg, dataset, field, model)
 
 
 def _check_views(cfg: Config, sources: List[Tuple[str, Mapping]],
@@ -314,14 +341,14 @@ def _check_category_order(dataset: Any, where: str) -> List[Finding]:
     return findings
 
 
-def _check_data(cfg: Config, field: str,
+def _check_data(cfg: Config, config: Mapping, where: str,
                 model: Optional[nn.Module]) -> List[Finding]:
-    where = f'{field}.dataset'
+    """Load a data set and draw a sample of each source."""
     try:
         # What is wrong with mmseg's files has a name here, not when loaded.
-        check_files(DATASETS.build(_lazy(cfg[field]['dataset'])))
+        check_files(DATASETS.build(_lazy(config)))
         with broken_file_named(cfg):
-            dataset = DATASETS.build(cfg[field]['dataset'])
+            dataset = DATASETS.build(config)
             getattr(dataset, 'full_init', lambda: None)()
     except Exception as error:
         return [Finding('error', where, _text(error))]

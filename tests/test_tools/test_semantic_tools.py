@@ -247,6 +247,39 @@ def test_errors_of_semantic_configs(write_semantic, run_tool, lines, message):
     assert any(message in line for line in errors), errors
 
 
+ROUNDS = """
+labeled_dataset['pipeline'] = load + [pack]
+train_dataloader['dataset']['datasets'] = [labeled_dataset]
+train_dataloader['sampler']['source_ratio'] = [1]
+unlabeled_dataset['pipeline'] = [load[0], pack]
+model = segmentor
+custom_hooks = []
+train_cfg = dict(
+    type='mmsemi.SelfTrainingLoop',
+    round_iters=2,
+    unlabeled_dataset=unlabeled_dataset,
+    pseudo_pipeline=load + [pack])
+"""
+
+
+@pytest.mark.parametrize('line, code, message', [
+    ("unlabeled_dataset['indices'] = 3", 0,
+     'note: train_cfg.unlabeled_dataset: 3 images'),
+    ("unlabeled_dataset['ann_file'] = 'splits/none.txt'", 1,
+     'error: train_cfg.unlabeled_dataset: not loaded, because there is no '),
+    ("unlabeled_dataset['data_root'] = 'elsewhere'", 0,
+     'note: train_cfg.unlabeled_dataset: not loaded, because there is no '),
+    ("unlabeled_dataset['pipeline'] = [dict(type='Resize', size=3)]", 1,
+     'error: train_cfg.unlabeled_dataset.pipeline[0]: '),
+])
+def test_images_that_rounds_label(write_semantic, run_tool, line, code,
+                                  message):
+    done = run_tool('check_config',
+                    write_semantic(extra=f'{ROUNDS}\n{line}\n'))
+    assert message in done.out, done.out + done.err
+    assert done.code == code
+
+
 def test_fields_that_mmseg_ignores_are_a_warning(write_semantic, run_tool):
     done = run_tool(
         'check_config',
