@@ -29,7 +29,8 @@ PREFETCHED = 64
 class ClassThresholdHook(Hook):
     """Hold labelled images out and set class thresholds by them (CAFS).
 
-    Held-out images are never drawn for training. At every interval the
+    Held-out images are not drawn for training; with few labels, which need
+    every one of them, ``release_at`` ends that. At every interval the
     teacher (or the student that labels for itself) predicts them as in
     validation; thresholds and, on request, sampling weights of the other
     labelled images follow (see :mod:`mmsemi.methods.cafs`). Weights hold from
@@ -46,6 +47,9 @@ class ClassThresholdHook(Hook):
         default (float): See there. Defaults to 0.95.
         limits (tuple[float, float]): See there. Defaults to (0.5, 0.99).
         criterion (str): See there. Defaults to 'calibrated'.
+        release_at (int, optional): Iteration of the last measurement, after
+            which thresholds stay and held-out images are trained on, too.
+            Later than the burn-in. Defaults to None: never.
         momentum (float): Share of a measurement in the thresholds, in
             (0, 1]; the first one replaces them. Defaults to 0.1.
         oversample (bool): Whether to draw images of bad classes more often.
@@ -69,6 +73,7 @@ class ClassThresholdHook(Hook):
                  default: float = 0.95,
                  limits: Tuple[float, float] = (0.5, 0.99),
                  criterion: str = 'calibrated',
+                 release_at: Optional[int] = None,
                  momentum: float = 0.1,
                  oversample: bool = True,
                  seed: int = 0) -> None:
@@ -92,7 +97,12 @@ class ClassThresholdHook(Hook):
         if criterion not in CRITERIA:
             raise ValueError(f'{name}.criterion={criterion!r}; allowed are '
                              f'{CRITERIA}.')
+        if release_at is not None and (isinstance(release_at, bool)
+                                       or not isinstance(release_at, int)):
+            raise TypeError(f'{name}.release_at={release_at!r}; allowed are '
+                            'whole numbers and None.')
         self.interval = interval
+        self.release_at = release_at
         self.held_out_share = held_out_share
         self.thresholds = dict(
             precision=precision,
@@ -119,7 +129,12 @@ class ClassThresholdHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Choose the held-out images."""
-        self._model(runner)
+        burn_in = self._model(runner).teacher_settings.burn_in_steps
+        if self.release_at is not None and self.release_at <= burn_in:
+            raise ValueError(
+                f'ClassThresholdHook.release_at={self.release_at}; it must '
+                f'be above teacher.burn_in_steps={burn_in}, before which '
+                'nothing is measured.')
         sampler = index_sampler(runner.train_dataloader)
         if not isinstance(sampler, MultiSourceSampler):
             raise TypeError('ClassThresholdHook needs mmsemi.'
@@ -170,8 +185,12 @@ class ClassThresholdHook(Hook):
                          outputs: Optional[dict] = None) -> None:
         """Measure, and set thresholds and weights."""
         model = self._model(runner)
-        if not self.every_n_train_iters(
-                runner, self.interval) or model.burning_in:
+        iteration = runner.iter + 1
+        releases = iteration == self.release_at
+        if not (releases or iteration % self.interval == 0):
+            return
+        if model.burning_in or (self.release_at is not None
+                                and iteration > self.release_at):
             return
         histogram = self._measure(runner, model)
         thresholds = histogram.thresholds(**self.thresholds)
@@ -179,8 +198,8 @@ class ClassThresholdHook(Hook):
             stage.move_thresholds(thresholds,
                                   self.momentum if self._measured else 1.)
         self._measured += 1
-        if self.oversample:
-            self._set_weights(runner, histogram.iou())
+        if self.oversample or releases:
+            self._set_weights(runner, histogram.iou(), releases)
         listed = ', '.join(f'{value:.2f}' for value in thresholds.tolist())
         print_log(f'Class thresholds measured: {listed}', logger='current')
 
@@ -206,12 +225,16 @@ class ClassThresholdHook(Hook):
         histogram.reduce()
         return histogram
 
-    def _set_weights(self, runner: Runner, iou: torch.Tensor) -> None:
+    def _set_weights(self, runner: Runner, iou: torch.Tensor,
+                     with_held_out: bool) -> None:
         kept = torch.ones(len(self._present), dtype=torch.float64)
-        kept[self.held_out] = 0
-        weights = oversampling_weights(self._present, iou.cpu()) * kept
-        if weights.sum() == 0:
-            weights = kept
+        if not with_held_out:
+            kept[self.held_out] = 0
+        weights = kept
+        if self.oversample:
+            weights = oversampling_weights(self._present, iou.cpu()) * kept
+            if weights.sum() == 0:
+                weights = kept
         sampler = index_sampler(runner.train_dataloader)
         position = (runner.iter + 1 + PREFETCHED) * sampler.batch_size
         self._weights.append((position, weights.tolist()))

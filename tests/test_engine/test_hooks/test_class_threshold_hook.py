@@ -168,19 +168,55 @@ def test_without_oversampling_weights_stay(train):
     assert weights[0][1].count(0.) == 2 and weights[0][1].count(1.) == 6
 
 
-@pytest.mark.parametrize('num_workers', [0, 1])
-def test_resume_is_exact(train, tmp_path, monkeypatch, num_workers):
+@pytest.mark.parametrize('oversample', [True, False])
+def test_held_out_images_are_released(train, monkeypatch, oversample):
+    measured = []
+    measure = ClassThresholdHook._measure
+    monkeypatch.setattr(
+        ClassThresholdHook, '_measure',
+        lambda self, runner, model: measured.append(runner.iter + 1) or
+        measure(self, runner, model))
+    runner = train(hook=dict(HOOK, release_at=5, oversample=oversample))
+    assert measured == [2, 4, 5]
+    held_out = hook_of(runner).held_out
+    weights = load(Path(runner.work_dir, 'iter_8.pth'))[KEY]['weights']
+    position, last = weights[-1]
+    assert position == (5 + 64) * 5
+    assert all(last[i] > 0 for i in held_out)
+    assert all(w[i] == 0 for _, w in weights[:-1] for i in held_out)
+    if not oversample:
+        assert last == [1.] * 8
+    sampler = runner.train_dataloader.sampler
+    later = {int(i) for i in islice(iter(sampler), 5 * 400)}
+    assert set(held_out) <= later
+
+
+def test_release_before_anything_is_measured(train):
+    with pytest.raises(ValueError, match='release_at=3.*burn_in_steps=3'):
+        train(
+            model=dict(MODEL, teacher=dict(burn_in_steps=3)),
+            hook=dict(HOOK, release_at=3))
+    with pytest.raises(TypeError, match="release_at='5'"):
+        ClassThresholdHook(interval=1, release_at='5')
+
+
+@pytest.mark.parametrize('num_workers, release_at', [(0, None), (1, None),
+                                                     (1, 4), (1, 7)])
+def test_resume_is_exact(train, tmp_path, monkeypatch, num_workers,
+                         release_at):
     # Weights that hold at once, so that the resumed ones matter.
     monkeypatch.setattr('mmsemi.engine.hooks.class_threshold_hook.PREFETCHED',
                         2)
-    whole = load(Path(train('whole', max_iters=10, interval=5).work_dir,
-                      'iter_10.pth'))
+    hook = dict(HOOK, release_at=release_at)
+    whole = train('whole', hook=hook, max_iters=10, interval=5)
+    whole = load(Path(whole.work_dir, 'iter_10.pth'))
     resumed = tmp_path / 'resumed'
     resumed.mkdir()
     shutil.copy(tmp_path / 'whole' / 'iter_5.pth', resumed)
     (resumed / 'last_checkpoint').write_text(str(resumed / 'iter_5.pth'))
     train(
         'resumed',
+        hook=hook,
         max_iters=10,
         interval=5,
         resume=True,
