@@ -2,17 +2,17 @@
 _base_ = [
     '../_base_/models/fcn_digits.py',
     '../_base_/datasets/rounds_digits_semantic.py',
-    '../_base_/schedules/schedule_3k.py',
+    '../_base_/schedules/schedule_3k_rounds.py',
     '../_base_/digits_semantic_runtime.py'
 ]
 
 # RIST: four stages of 500 steps, from human or from pseudo-labels by a coin,
-# 5,000 steps in all.
+# with the first training as long as the supervised one.
 train_cfg = dict(
     _delete_=True,
     type='mmsemi.IterativeSelfTrainingLoop',
     schedule='random',
-    round_iters=3000,
+    round_iters=1000,
     stage_iters=500,
     stages=4,
     human_prob=0.5,
@@ -20,9 +20,3 @@ train_cfg = dict(
     pseudo_pipeline=_base_.pseudo_pipeline,
     labeling=_base_.labeling,
     val_interval=3000)
-# Without `end`: over 3,000 steps in the first training, 500 in a stage.
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=50),
-    dict(
-        type='CosineAnnealingLR', by_epoch=False, begin=50, eta_min_ratio=0.02)
-]
