@@ -7,12 +7,12 @@ _base_ = [
 ]
 
 # RIST: four stages of 500 steps, from human or from pseudo-labels by a coin,
-# with the first training as long as the supervised one.
+# 5,000 steps in all.
 train_cfg = dict(
     _delete_=True,
     type='mmsemi.IterativeSelfTrainingLoop',
     schedule='random',
-    round_iters=1000,
+    round_iters=3000,
     stage_iters=500,
     stages=4,
     human_prob=0.5,

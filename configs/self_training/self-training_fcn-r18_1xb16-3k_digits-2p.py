@@ -6,11 +6,12 @@ _base_ = [
     '../_base_/digits_semantic_runtime.py'
 ]
 
-# Two rounds, together as long as the supervised training.
+# Two rounds, each as long as the supervised training: shorter ones do not
+# get far enough for their labels to teach.
 train_cfg = dict(
     _delete_=True,
     type='mmsemi.SelfTrainingLoop',
-    round_iters=1500,
+    round_iters=3000,
     unlabeled_dataset=_base_.unlabeled_dataset,
     pseudo_pipeline=_base_.pseudo_pipeline,
     source_ratio=[1, 1],

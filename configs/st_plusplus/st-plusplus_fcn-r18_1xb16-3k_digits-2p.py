@@ -6,12 +6,12 @@ _base_ = [
     '../_base_/digits_semantic_runtime.py'
 ]
 
-# Three rounds, together as long as the supervised training.
+# Three rounds, each as long as the supervised training.
 train_cfg = dict(
     _delete_=True,
     type='mmsemi.SelfTrainingLoop',
     select_reliable=True,
-    round_iters=1000,
+    round_iters=3000,
     unlabeled_dataset=_base_.unlabeled_dataset,
     pseudo_pipeline=_base_.pseudo_pipeline,
     source_ratio=[1, 1],
