@@ -60,24 +60,6 @@ def extract_together(model: nn.Module, parts: List[Tensor]) -> List[Features]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Put a model into evaluation mode and give it back as it was.
-
-    Args:
-        model (nn.Module): The model.
-
-    Yields:
-        nn.Module: The model.
-    """
-    training = model.training
-    model.eval()
-    try:
-        yield model
-    finally:
-        model.train(training)
-
-
-@contextmanager
 def tapped_classifier(model: nn.Module) -> Iterator[List[Tensor]]:
     """Note what the decode head's classifier gets, before its dropout.
 

@@ -8,7 +8,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mmsemi.models.dense_forward import decode, loss_from_features
-from mmsemi.models.shared_decoding import (decode_with_losses, evaluating,
+from mmsemi.models.shared_decoding import (decode_with_losses,
                                            extract_together, tapped_classifier)
 from mmsemi.registry import MODELS
 
@@ -119,15 +119,3 @@ def test_extract_together(make):
         together[0], model.extract_feat(torch.cat([a, b]))[0])
     apart = extract_together(model, [a, c])
     assert [part[0].shape[2] for part in apart] == [4, 2]
-
-
-def test_evaluating(make):
-    model = make()
-    with pytest.raises(RuntimeError, match='broken'), evaluating(model):
-        assert not model.backbone.training
-        raise RuntimeError('broken')
-    assert model.training and model.backbone.training
-    model.eval()
-    with evaluating(model) as same:
-        assert same is model
-    assert not model.training

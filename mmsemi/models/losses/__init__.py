@@ -2,8 +2,10 @@
 from .dense_losses import (LossNormalizer, dense_cross_entropy, full_precision,
                            normalize_loss, soft_cross_entropy)
 from .ohem import OhemCrossEntropyLoss
+from .soft_cross_entropy_loss import SoftCrossEntropyLoss
 
 __all__ = [
-    'LossNormalizer', 'OhemCrossEntropyLoss', 'dense_cross_entropy',
-    'full_precision', 'normalize_loss', 'soft_cross_entropy'
+    'LossNormalizer', 'OhemCrossEntropyLoss', 'SoftCrossEntropyLoss',
+    'dense_cross_entropy', 'full_precision', 'normalize_loss',
+    'soft_cross_entropy'
 ]

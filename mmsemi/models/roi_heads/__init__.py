@@ -1,0 +1,10 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+from .soft_label_bbox_heads import (SoftLabelBBoxMixin,
+                                    SoftLabelShared2FCBBoxHead,
+                                    SoftLabelShared4Conv1FCBBoxHead)
+from .soft_label_roi_head import SoftLabelRoIHead
+
+__all__ = [
+    'SoftLabelBBoxMixin', 'SoftLabelRoIHead', 'SoftLabelShared2FCBBoxHead',
+    'SoftLabelShared4Conv1FCBBoxHead'
+]
