@@ -11,8 +11,9 @@ from typing import Iterator, List
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
-from mmdet.datasets import CocoDataset
+from mmdet.datasets import CityscapesDataset, CocoDataset
 from mmengine import Config
 from mmengine.runner import Runner
 
@@ -21,14 +22,20 @@ from mmsemi.datasets.splits import (load_coco, split_coco, split_stem,
                                     write_split)
 from mmsemi.methods import load_segmentor_config
 from mmsemi.methods.iterative_self_training import plan_units
+from mmsemi.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(path for path in ROOT.glob('configs/*/*.py')
                  if path.parent.name != '_base_')
 COCO_CONFIGS = [path for path in CONFIGS if '_coco-' in path.name]
+CITY_CONFIGS = [
+    path for path in CONFIGS if re.search(r'_cityscapes-\d+p', path.name)
+]
+INSTANCE_CONFIGS = COCO_CONFIGS + CITY_CONFIGS
 # tests/test_semantic_configs.py looks into these.
 LISTED_CONFIGS = [
-    path for path in CONFIGS if re.search('_(voc|cityscapes)-', path.name)
+    path for path in CONFIGS
+    if re.search('_(voc|cityscapes)-', path.name) and path not in CITY_CONFIGS
 ]
 ROUND_METHODS = ('self_training', 'st_plusplus', 'gist', 'rist')
 METAFILES = sorted(ROOT.glob('configs/*/metafile.yml'))
@@ -38,6 +45,8 @@ NAME_RULE = re.compile(r'(?P<method>[a-z0-9-]+)(_[a-z0-9-]+)+'
                        r'_(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<length>\d+)k'
                        r'_(?P<data>[a-z0-9]+)-(?P<part>[a-z0-9-]+)')
 PERCENTS = (1, 2, 5, 10)
+# What papers call 5, 10, 20 and 30 % are 144, 296, 592 and 888 images.
+CITY_PERCENTS = {'5p': 4.84, '10p': 9.95, '20p': 19.9, '30p': 29.85}
 
 CHANNELS = 16
 BACKBONE = dict(
@@ -134,6 +143,13 @@ def segmentor_of(config: Config) -> dict:
     return load_segmentor_config(config.model)
 
 
+def unwrapped(dataset: Config) -> dict:
+    """Return the config of the data set that reads files itself."""
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    return dataset
+
+
 # Names and lists ----------------------------------------------------------
 
 
@@ -158,9 +174,45 @@ def test_coco_configs_read_what_the_split_tool_writes(path):
     stem = split_stem(
         'instances_train2017', percent=percent, fold=1, scheme='mmdet')
     files = [f'semi_anns/{stem}.json', f'semi_anns/{stem}-unlabeled.json']
+    if path.parent.name == 'guided_distillation':
+        # As in the released code, all images are unlabelled, too.
+        files[1] = 'annotations/instances_train2017.json'
+    assert files_of(path) == files[:1 if 'supervised' in path.name else 2]
+
+
+@pytest.mark.parametrize('path', **named(CITY_CONFIGS))
+def test_cityscapes_configs_read_what_the_split_tool_writes(path):
+    source = 'instancesonly_filtered_gtFine_train'
+    percent = CITY_PERCENTS[NAME_RULE.fullmatch(path.stem)['part']]
+    files = [
+        f'semi_anns/{split_stem(source, percent=percent)}.json',
+        f'annotations/{source}.json'
+    ]
+    assert files_of(path) == files[:1 if 'supervised' in path.name else 2]
+
+
+def files_of(path: Path) -> List[str]:
+    """Return the annotation files that a config trains on."""
     sources = load(path).train_dataloader.dataset.datasets
-    assert [source.ann_file for source in sources] == files[:len(sources)]
-    assert len(sources) == (1 if path.parent.name == 'supervised' else 2)
+    return [unwrapped(source).ann_file for source in sources]
+
+
+def test_shares_of_cityscapes_are_those_of_the_papers():
+    counts = [
+        int(percent / 100 * 2975 + 0.5) for percent in CITY_PERCENTS.values()
+    ]
+    assert counts == [144, 296, 592, 888]
+
+
+@pytest.mark.parametrize(
+    'path', **named([p for p in CONFIGS if p.stem.startswith('guided')]))
+def test_guides_are_trained_by_the_supervised_counterparts(path):
+    teacher = load(path).model.teacher
+    baseline = baseline_of(path)
+    last = load(baseline).train_cfg.max_iters
+    assert teacher.checkpoint == (
+        f'work_dirs/{baseline.stem}/iter_{last}.pth')
+    assert 0 < teacher.guided_steps < last
 
 
 def test_every_combination_is_there():
@@ -169,8 +221,19 @@ def test_every_combination_is_there():
         for percent in PERCENTS
         for name in ('mean-teacher_mask-rcnn_r50-fpn_8xb5-180k',
                      'mean-teacher_mask2former_r50_8xb2-368k',
+                     'guided-distillation_mask-rcnn_r50-fpn_8xb5-180k',
+                     'guided-distillation_mask2former_r50_8xb4-368k',
                      'supervised_mask-rcnn_r50-fpn_8xb1-180k',
-                     'supervised_mask2former_r50_8xb1-368k')
+                     'supervised_mask2former_r50_8xb1-368k',
+                     'supervised_mask2former_r50_8xb2-368k')
+    }
+    assert {path.stem for path in CITY_CONFIGS} == {
+        f'{name}_cityscapes-{part}'
+        for part in CITY_PERCENTS
+        for name in ('guided-distillation_mask-rcnn_r50-fpn_8xb2-24k',
+                     'guided-distillation_mask2former_r50_8xb4-90k',
+                     'supervised_mask-rcnn_r50-fpn_8xb1-24k',
+                     'supervised_mask2former_r50_8xb2-90k')
     }
 
 
@@ -249,7 +312,11 @@ def test_links_in_readmes_lead_somewhere():
 @pytest.mark.parametrize(
     'path', **named(sorted({*CONFIGS} - {*LISTED_CONFIGS})))
 def test_types_views_batches_and_classes_fit(path):
-    assert check_config(load(path), build_model=False, load_data=False) == []
+    config = load(path)
+    if 'checkpoint' in config.model.get('teacher', {}):
+        # Stands in for that of a training not run yet.
+        config.model.teacher.checkpoint = __file__
+    assert check_config(config, build_model=False, load_data=False) == []
 
 
 def baseline_of(path: Path) -> Path:
@@ -292,7 +359,15 @@ def test_supervised_counterpart_differs_in_nothing_else(path):
     def same(get):
         assert plain(get(semi)) == plain(get(baseline))
 
-    same(segmentor_of)
+    def trained(config):
+        model = segmentor_of(config)
+        if path.parent.name == 'guided_distillation' and \
+                'panoptic_fusion_head' in model:
+            # It has no weights and evaluates as mmdet's does.
+            model.panoptic_fusion_head.type = 'MaskFormerFusionHead'
+        return model
+
+    same(trained)
     same(lambda config: config.optim_wrapper)
     same(lambda config: config.param_scheduler)
     same(lambda config: config.train_cfg.max_iters)
@@ -300,13 +375,14 @@ def test_supervised_counterpart_differs_in_nothing_else(path):
     same(lambda config: config.val_evaluator)
     labeled, = baseline.train_dataloader.dataset.datasets
     wrapped = semi.train_dataloader.dataset.datasets[0]
-    branches = wrapped.pipeline.pop()
+    pipeline = unwrapped(wrapped).pipeline
+    branches = pipeline.pop()
     assert branches.type == 'mmsemi.MultiBranch'
-    wrapped.pipeline += branches.sup
+    pipeline += branches.sup
     assert plain(labeled) == plain(wrapped)
 
 
-@pytest.mark.parametrize('path', **named(COCO_CONFIGS))
+@pytest.mark.parametrize('path', **named(INSTANCE_CONFIGS))
 def test_views_share_their_geometry(path):
     """Only then are pseudo-masks never resampled."""
     config = load(path)
@@ -318,48 +394,66 @@ def test_views_share_their_geometry(path):
                 ] == ['mmsemi.StrongColor', 'mmsemi.PackDetInputs']
 
 
+@pytest.mark.parametrize('path', **named(CITY_CONFIGS))
+def test_crops_of_cityscapes_are_as_wide_as_its_images(path):
+    """mmdet crops by width and height, and pads to height and width."""
+    config = load(path)
+    crops = {
+        tuple(transform.crop_size)
+        for source in config.train_dataloader.dataset.datasets
+        for transform in unwrapped(source).pipeline
+        if transform.type == 'RandomCrop'
+    }
+    assert crops == {(1024, 512)}
+    for augment in segmentor_of(config).data_preprocessor.get(
+            'batch_augments') or ():
+        assert tuple(augment['size']) == (512, 1024)
+
+
 # A short training ---------------------------------------------------------
+
+
+def write_images(root: Path, folder: str, names: List[str],
+                 classes: tuple) -> dict:
+    """Write tiny images and return their annotations, every class in turn."""
+    rng = np.random.RandomState(0)
+    categories = [
+        dict(id=i, name=name) for i, name in enumerate(classes, 1)
+    ]
+    images, annotations = [], []
+    for i, name in enumerate(names, 1):
+        width, height = (56, 40) if i % 2 else (40, 56)
+        path = root / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(
+            str(path), rng.randint(0, 256, (height, width, 3), np.uint8))
+        images.append(
+            dict(id=i, file_name=name, width=width, height=height))
+        for x, y, w, h in ((4, 4, 20, 16), (20, 22, 14, 12)):
+            outline = [x, y, x + w, y, x + w, y + h, x, y + h]
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=i,
+                    category_id=1 + i % len(classes),
+                    bbox=[x, y, w, h],
+                    area=w * h,
+                    iscrowd=0,
+                    segmentation=[outline]))
+    return dict(images=images, annotations=annotations, categories=categories)
 
 
 @pytest.fixture(scope='module')
 def coco_root(tmp_path_factory) -> Path:
     """Write 100 tiny images as COCO is laid out and split as documented."""
     root = tmp_path_factory.mktemp('coco')
-    rng = np.random.RandomState(0)
-    classes = CocoDataset.METAINFO['classes']
-    categories = [
-        dict(id=i, name=name) for i, name in enumerate(classes, 1)
-    ]
     for part, num in (('train', 100), ('val', 2)):
-        (root / f'{part}2017').mkdir()
-        images, annotations = [], []
-        for i in range(1, num + 1):
-            width, height = (56, 40) if i % 2 else (40, 56)
-            name = f'{i:012d}.jpg'
-            cv2.imwrite(
-                str(root / f'{part}2017' / name),
-                rng.randint(0, 256, (height, width, 3), np.uint8))
-            images.append(
-                dict(id=i, file_name=name, width=width, height=height))
-            for x, y, w, h in ((4, 4, 20, 16), (20, 22, 14, 12)):
-                outline = [x, y, x + w, y, x + w, y + h, x, y + h]
-                annotations.append(
-                    dict(
-                        id=len(annotations) + 1,
-                        image_id=i,
-                        category_id=1 + i % 80,
-                        bbox=[x, y, w, h],
-                        area=w * h,
-                        iscrowd=0,
-                        segmentation=[outline]))
+        coco = write_images(root, f'{part}2017',
+                            [f'{i:012d}.jpg' for i in range(1, num + 1)],
+                            CocoDataset.METAINFO['classes'])
         ann_file = root / 'annotations' / f'instances_{part}2017.json'
         ann_file.parent.mkdir(exist_ok=True)
-        ann_file.write_text(
-            json.dumps(
-                dict(
-                    images=images,
-                    annotations=annotations,
-                    categories=categories)))
+        ann_file.write_text(json.dumps(coco))
     coco = load_coco(root / 'annotations' / 'instances_train2017.json')
     for percent in PERCENTS:
         stem = split_stem(
@@ -370,24 +464,58 @@ def coco_root(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope='module')
+def city_root(tmp_path_factory) -> Path:
+    """Write images as mmdet's converter lays Cityscapes out, and split."""
+    root = tmp_path_factory.mktemp('cityscapes')
+    source = 'instancesonly_filtered_gtFine'
+    for part, city, num in (('train', 'aachen', 180), ('val', 'lindau', 2)):
+        coco = write_images(root, f'leftImg8bit/{part}', [
+            f'{city}/{city}_{i:06d}_000019_leftImg8bit.png'
+            for i in range(num)
+        ], CityscapesDataset.METAINFO['classes'])
+        ann_file = root / 'annotations' / f'{source}_{part}.json'
+        ann_file.parent.mkdir(exist_ok=True)
+        ann_file.write_text(json.dumps(coco))
+    coco = load_coco(root / 'annotations' / f'{source}_train.json')
+    for percent in CITY_PERCENTS.values():
+        write_split(
+            *split_coco(coco, percent), root / 'semi_anns',
+            split_stem(f'{source}_train', percent=percent))
+    return root
+
+
 def shrink(config: Config, root: Path, work_dir: Path) -> Config:
-    """Make a COCO config small, without touching what it is made of."""
+    """Make a config small, without touching what it is made of."""
     segmentor = segmentor_of(config)
     small = Config(dict(model=segmentor))
     small.merge_from_dict(dict(model=SMALL[segmentor.type]))
     if 'segmentor' in config.model:
         config.model.segmentor = small.model
-        config.model.teacher.burn_in_steps = 1
         # An untrained model scores low, and the pictures are small.
-        by_score, by_area = config.model.pseudo_label_pipeline
-        by_score.score_thr, by_area.min_area = 0., 1
+        if 'guided_steps' in config.model.teacher:
+            config.model.teacher.update(
+                guided_steps=1, checkpoint=str(root / f'{small.model.type}'))
+            torch.save(
+                MODELS.build(copy.deepcopy(small.model)).state_dict(),
+                config.model.teacher.checkpoint)
+            config.model.pseudo_label_pipeline = [
+                dict(type='mmsemi.FilterByScore', score_thr=0.),
+                dict(type='mmsemi.FilterByMaskCells', min_cells=0.)
+            ]
+        else:
+            config.model.teacher.burn_in_steps = 1
+            by_score, by_area = config.model.pseudo_label_pipeline
+            by_score.score_thr, by_area.min_area = 0., 1
     else:
         config.model = small.model
     for node in walk(config._cfg_dict):
-        if node.get('data_root') == 'data/coco/':
+        if node.get('data_root') in ('data/coco/', 'data/cityscapes/'):
             node.data_root = f'{root}/'
         if node.get('type') == 'RandomCrop':
             node.crop_size = (64, 64)
+        elif node.get('type') == 'RandomChoiceResize':
+            node.scales = [(96, 48), (96, 64)]
         elif node.get('type') == 'Resize':
             node.scale = (96, 64)
         elif node.get('type') == 'RandomResize':
@@ -396,7 +524,8 @@ def shrink(config: Config, root: Path, work_dir: Path) -> Config:
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         config[loader].update(num_workers=0, persistent_workers=False)
     for evaluator in (config.val_evaluator, config.test_evaluator):
-        evaluator.ann_file = str(root / 'annotations/instances_val2017.json')
+        evaluator.ann_file = re.sub('^data/[a-z]+', str(root),
+                                    evaluator.ann_file)
     config.train_cfg.update(max_iters=2, val_interval=2)
     config.train_cfg.pop('dynamic_intervals', None)
     config.default_hooks.logger.interval = 1
@@ -408,13 +537,21 @@ def shrink(config: Config, root: Path, work_dir: Path) -> Config:
     return config
 
 
-@pytest.mark.parametrize(
-    'path', **named([p for p in COCO_CONFIGS if p.stem.endswith('-10p')]))
-def test_config_trains_and_validates(path, coco_root, tmp_path, monkeypatch):
+# Shares differ in their files alone, and the two supervised Mask2Formers in
+# their batch, which the guided one has too.
+ONE_SHARE = [
+    p for p in INSTANCE_CONFIGS if p.stem.endswith('-10p')
+    and not p.stem.startswith('supervised_mask2former_r50_8xb2-368k')
+]
+
+
+@pytest.mark.parametrize('path', **named(ONE_SHARE))
+def test_config_trains_and_validates(path, request, tmp_path, monkeypatch):
     # Formatting it for the log and the checkpoints would take most of the
     # time.
     monkeypatch.setattr(Config, 'pretty_text', path.stem)
-    config = shrink(load(path), coco_root, tmp_path)
+    root = 'coco_root' if path in COCO_CONFIGS else 'city_root'
+    config = shrink(load(path), request.getfixturevalue(root), tmp_path)
     runner = Runner.from_cfg(config)
     runner.train()
     history = {
@@ -427,10 +564,12 @@ def test_config_trains_and_validates(path, coco_root, tmp_path, monkeypatch):
     assert (tmp_path / 'best_coco_segm_mAP_iter_2.pth').is_file()
     if path.parent.name == 'supervised':
         return
-    # The second step came after the burn-in: it used pseudo-labels.
+    # The second step came after the burn-in: it used pseudo-labels. A guided
+    # burn-in uses them, too.
     assert int(runner.model.step) == 2
     unsup = [key for key in history if key.startswith('train/unsup_loss')]
-    assert len(unsup) >= 3 and len(history[unsup[0]]) == 1
+    guided = path.parent.name == 'guided_distillation'
+    assert len(unsup) >= 3 and len(history[unsup[0]]) == 1 + guided
     assert history['train/pseudo/per_image'][-1] > 0
     for name in ('teacher', 'student'):
         assert f'val/{name}/coco/segm_mAP' in history

@@ -34,8 +34,9 @@ LENGTHS = {
 # All data sets in two sizes at least.
 COMPARED = {*LENGTHS, 'cps', 'mean_teacher', 'supervised'} - {'cafs'}
 ROUND_METHODS = ('self_training', 'st_plusplus', 'gist', 'rist')
+# Shares in percent are of instances: tests/test_configs.py looks into these.
 ALL_CONFIGS = sorted(path for path in ROOT.glob('configs/*/*.py')
-                     if re.search('_(voc|cityscapes)-', path.stem))
+                     if re.search(r'_(voc|cityscapes)-(?!\d+p)', path.stem))
 ROUND_CONFIGS = [
     path for path in ALL_CONFIGS if path.parent.name in ROUND_METHODS
 ]

@@ -12,8 +12,9 @@ __all__ = [
 ]
 
 if is_installed('mmdet'):
+    from .guided_distillation import GuidedDistillation
     from .semi_instance_segmentor import SemiInstanceSegmentor
-    __all__ += ['SemiInstanceSegmentor']
+    __all__ += ['GuidedDistillation', 'SemiInstanceSegmentor']
 
 if is_installed('mmseg'):
     from .cafs import CAFS

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from mmsemi.models.dense_forward import (check_dense_segmentor, decode,
                                          dense_logits, resize_logits)
 from mmsemi.models.dense_prediction import predict_dense
+from mmsemi.models.evaluation_mode import evaluating
 from mmsemi.models.losses import LossNormalizer, dense_cross_entropy
-from mmsemi.models.shared_decoding import (decode_with_losses, evaluating,
-                                           extract_together)
+from mmsemi.models.shared_decoding import decode_with_losses, extract_together
 from mmsemi.pseudo_labels import PseudoLabelPipeline
 from mmsemi.registry import MODELS
 from mmsemi.structures.dense_pseudo_label import DenseTargets, valid_pixels

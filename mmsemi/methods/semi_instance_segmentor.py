@@ -1,22 +1,25 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """Semi-supervised instance segmentation around any mmdet segmenter."""
 from contextlib import contextmanager
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
-import numpy as np
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmsemi.models.dense_heads import QueryFusionHead
 from mmsemi.pseudo_labels import (PseudoLabelPipeline, PseudoLabelQuality,
                                   measure_pseudo_labels)
 from mmsemi.registry import MODELS
-from mmsemi.structures.tensor_masks import TensorMasks
 from mmsemi.structures.view_geometry import (compose_view_matrix,
                                              is_axis_aligned, is_identity,
                                              masks_to_boxes, warp_boxes,
                                              warp_masks)
+from .instance_views import (fit_canvas, pseudo_sample, view_frame,
+                             view_matrix, without_annotations)
+from .soft_label_emission import (check_soft_label_heads, emitting_soft_labels,
+                                  soft_label_modules)
 from .teacher_student import TeacherStudent
 
 
@@ -43,7 +46,16 @@ class SemiInstanceSegmentor(TeacherStudent):
             the pseudo-labels against annotations of the unlabelled images,
             which are used for nothing else. 0 means never; then annotations
             need not exist. Defaults to 0.
+        soft_labels (bool): Whether the student learns the teacher's
+            probabilities of all classes (the pseudo-labels' field
+            ``soft_labels``) instead of the class alone. Needs heads that
+            give and learn them. Stages of the pipeline get to see them in
+            either case, where the heads give them. Defaults to False.
         **kwargs: Arguments of :class:`TeacherStudent`.
+
+    Raises:
+        ValueError: If ``soft_labels`` is asked of heads that do not give
+            or not learn them.
     """
 
     def __init__(self,
@@ -52,6 +64,7 @@ class SemiInstanceSegmentor(TeacherStudent):
                  min_box_size: Tuple[float, float] = (1e-2, 1e-2),
                  keep_empty_images: bool = True,
                  hidden_label_interval: int = 0,
+                 soft_labels: bool = False,
                  **kwargs) -> None:
         super().__init__(segmentor, **kwargs)
         if pseudo_label_pipeline is None:
@@ -64,8 +77,15 @@ class SemiInstanceSegmentor(TeacherStudent):
         fields = ['bboxes', 'labels', 'scores']
         if self.predicts_masks:
             fields.append('masks')
-        if self._mask_threshold_owner() is not None:
+        fusion_head = getattr(self.labeler, 'panoptic_fusion_head', None)
+        if self._mask_threshold_owner() is not None or isinstance(
+                fusion_head, QueryFusionHead):
             fields.append('mask_scores')
+        if soft_labels:
+            check_soft_label_heads(self.labeler)
+        if soft_label_modules(self.labeler):
+            fields.append('soft_labels')
+        self.soft_labels = soft_labels
         self.pseudo_label_pipeline = PseudoLabelPipeline(
             pseudo_label_pipeline, fields)
         self.min_box_size = tuple(min_box_size)
@@ -105,6 +125,16 @@ class SemiInstanceSegmentor(TeacherStudent):
 
     # From teacher to pseudo-labels ----------------------------------------
 
+    @contextmanager
+    def labeling(self) -> Iterator[nn.Module]:
+        """Let who labels evaluate and give soft labels.
+
+        Yields:
+            nn.Module: :attr:`labeler`.
+        """
+        with super().labeling() as labeler, emitting_soft_labels(labeler):
+            yield labeler
+
     @torch.no_grad()
     def label_unlabeled(
             self, inputs: Tensor,
@@ -120,16 +150,18 @@ class SemiInstanceSegmentor(TeacherStudent):
             list[InstanceData]: N pseudo-labels that passed the pipeline, in
             pixels of the teacher's view: ``bboxes`` (M, 4) float32,
             ``labels`` (M,) int64, ``scores`` (M,) float32 and, with a mask
-            branch, ``masks`` (M, h, w) bool of the unpadded view.
+            branch, ``masks`` (M, h, w) bool of the unpadded view. Where
+            the heads give them also ``soft_labels`` (M, C + 1) and
+            ``mask_scores`` (M,), both float32.
         """
-        predicted = self.predict_instances(inputs, data_samples)
+        predicted = self.predict_unfiltered(inputs, data_samples)
         for label in predicted:
             label.set_metainfo(dict(num_predicted=len(label)))
         return self.pseudo_label_pipeline(
             predicted, [without_annotations(s) for s in data_samples])
 
     @torch.no_grad()
-    def predict_instances(
+    def predict_unfiltered(
             self, inputs: Tensor,
             data_samples: List[DetDataSample]) -> List[InstanceData]:
         """Return what the teacher sees, before any stage.
@@ -156,6 +188,9 @@ class SemiInstanceSegmentor(TeacherStudent):
             bboxes=found.bboxes.float(),
             labels=found.labels.long(),
             scores=found.scores.float())
+        for field in ('soft_labels', 'mask_scores'):
+            if field in found:
+                label.set_field(found.get(field).float(), field)
         if 'masks' not in found:
             return label
         masks = fit_canvas(found.masks, shape)
@@ -266,6 +301,8 @@ class SemiInstanceSegmentor(TeacherStudent):
         students = data_samples['unsup_student']
         projected = self.project(pseudo_labels, data_samples['unsup_teacher'],
                                  students)
+        for label in projected:
+            self._choose_labels(label)
         used = [
             i for i, label in enumerate(projected)
             if label.get('usable', True) and (
@@ -279,6 +316,15 @@ class SemiInstanceSegmentor(TeacherStudent):
         if len(used) < len(images):
             images = images[used]
         return self.student.loss(images, samples), factor
+
+    def _choose_labels(self, label: InstanceData) -> None:
+        if not self.soft_labels:
+            label.pop('soft_labels', None)
+        elif 'soft_labels' not in label:
+            raise RuntimeError(
+                'soft_labels=True, but the pseudo-labels carry none: either '
+                f'{type(self.labeler).__name__} did not give them, or a '
+                'stage of pseudo_label_pipeline lost them.')
 
     # Figures on the pseudo-labels -----------------------------------------
 
@@ -328,64 +374,3 @@ class SemiInstanceSegmentor(TeacherStudent):
             f'pseudo/{name}': torch.tensor(value)
             for name, value in figures.items() if value == value
         }
-
-
-def view_matrix(sample: DetDataSample) -> Tensor:
-    """Return the matrix (3, 3) from the original image into the view."""
-    if 'homography_matrix' not in sample:
-        raise ValueError(
-            'An unlabelled view has no homography_matrix. Pack it with '
-            "mmsemi.PackDetInputs, or list 'homography_matrix' in meta_keys "
-            'of mmdet.PackDetInputs.')
-    return torch.as_tensor(np.asarray(sample.homography_matrix))
-
-
-def without_annotations(sample: DetDataSample) -> DetDataSample:
-    """Return a sample with the same meta information and nothing else."""
-    return DetDataSample(metainfo=sample.metainfo)
-
-
-def view_frame(sample: DetDataSample) -> DetDataSample:
-    """Return a bare sample whose original image is the view itself.
-
-    Segmenters disagree on what ``rescale=False`` means for masks: some
-    paste into the resized, some into the padded, some into the original
-    image. If view and original are the same, all agree.
-    """
-    sample = without_annotations(sample)
-    sample.set_metainfo(
-        dict(ori_shape=tuple(sample.img_shape[:2]), scale_factor=(1., 1.)))
-    return sample
-
-
-def fit_canvas(masks: Tensor, shape: Tuple[int, int]) -> Tensor:
-    """Crop masks (N, H, W) to a height and width, or pad with background."""
-    masks = masks[:, :shape[0], :shape[1]]
-    if tuple(masks.shape[1:]) == tuple(shape):
-        return masks
-    canvas = masks.new_zeros((len(masks), *shape))
-    canvas[:, :masks.shape[1], :masks.shape[2]] = masks
-    return canvas
-
-
-def pseudo_sample(sample: DetDataSample,
-                  label: InstanceData) -> DetDataSample:
-    """Return a training sample whose ground truth is a pseudo-label.
-
-    Args:
-        sample (DetDataSample): The student's view.
-        label (InstanceData): Pseudo-label in that view, unpadded.
-
-    Returns:
-        DetDataSample: Sample with ``gt_instances`` (masks padded to the
-        batch) and empty ``ignored_instances``.
-    """
-    sample = without_annotations(sample)
-    label = label.new()
-    if 'masks' in label:
-        label.masks = TensorMasks(label.masks).pad(sample.batch_input_shape)
-    sample.gt_instances = label
-    sample.ignored_instances = InstanceData(
-        bboxes=label.bboxes.new_zeros((0, 4)),
-        labels=label.labels.new_zeros((0, )))
-    return sample

@@ -122,13 +122,29 @@ class SemiSemanticSegmentor(TeacherStudent):
         Returns:
             list[DensePseudoLabel]: What passed the pipeline.
         """
-        with_prob = self.needs_prob or self.pseudo_label_pipeline.needs('prob')
-        targets = DenseTargets.from_logits(
-            logits, valid_pixels(data_samples, logits.shape[2:],
-                                 logits.device), with_prob)
         bare = [SegDataSample(metainfo=s.metainfo) for s in data_samples]
         step = int(self.step) - self.teacher_settings.burn_in_steps
-        return self.pseudo_label_pipeline(targets.unbind(), bare, max(step, 0))
+        return self.pseudo_label_pipeline(
+            self._unfiltered(logits, data_samples), bare, max(step, 0))
+
+    @torch.no_grad()
+    def predict_unfiltered(
+            self, inputs: Tensor,
+            data_samples: List[SegDataSample]) -> List[DensePseudoLabel]:
+        """Return what who labels sees when evaluating, before any stage.
+
+        Args and returns as :meth:`label_unlabeled`.
+        """
+        with self.labeling() as labeler:
+            logits = dense_logits(labeler, inputs)
+        return self._unfiltered(logits, data_samples)
+
+    def _unfiltered(
+            self, logits: Tensor,
+            data_samples: List[SegDataSample]) -> List[DensePseudoLabel]:
+        with_prob = self.needs_prob or self.pseudo_label_pipeline.needs('prob')
+        valid = valid_pixels(data_samples, logits.shape[2:], logits.device)
+        return DenseTargets.from_logits(logits, valid, with_prob).unbind()
 
     # From pseudo-labels to the student's loss -----------------------------
 

@@ -27,13 +27,21 @@ class TeacherSettings:
             student at its end. Defaults to False.
         checkpoint (str, optional): Checkpoint for the teacher alone, of a
             plain segmenter or of a semi-supervised one, whose teacher is
-            taken. Read by :meth:`TeacherStudent.init_weights`. With mode
-            'ema' set ``warm_up_gamma=0``, or the first updates replace it.
-            Defaults to None.
+            taken. Read by :meth:`TeacherStudent.init_weights`, before a
+            resume, too. With mode 'ema' set ``guided_steps``, or
+            ``warm_up_gamma=0``, or the first updates replace it. Defaults
+            to None.
+        guided_steps (int): Guided burn-in (T. Berrada et al., WACV 2024):
+            optimizer steps in which the teacher keeps the weights of
+            ``checkpoint`` while the student learns from labels and from the
+            teacher's pseudo-labels. Then the teacher becomes a copy of the
+            student and follows it. Takes the place of ``burn_in_steps``, but
+            schedules of weights start with it, not after it. Defaults to 0.
 
     Raises:
-        ValueError: If an argument is out of range, or the copy at the end of
-            the burn-in would overwrite ``checkpoint``.
+        ValueError: If an argument is out of range, the copy at the end of
+            the burn-in would overwrite ``checkpoint``, or a guided burn-in
+            lacks it.
     """
 
     mode: str = 'ema'
@@ -42,6 +50,7 @@ class TeacherSettings:
     burn_in_steps: int = 0
     average_burn_in: bool = False
     checkpoint: Optional[str] = None
+    guided_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.mode not in ('ema', 'frozen', 'student'):
@@ -59,12 +68,33 @@ class TeacherSettings:
                 'update: an EMA decay of 0.999 is momentum=0.001.')
         check_weight(self.warm_up_gamma, 'teacher.warm_up_gamma')
         check_steps(self.burn_in_steps, 'teacher.burn_in_steps')
+        check_steps(self.guided_steps, 'teacher.guided_steps')
+        if self.guided_steps > 0:
+            self._check_guided()
         if self.checkpoint is not None and self.copies_after_burn_in:
             raise ValueError(
                 f'teacher.checkpoint={self.checkpoint!r} has no effect: with '
                 f'burn_in_steps={self.burn_in_steps} the teacher becomes a '
                 "copy of the student. Set burn_in_steps=0, mode='frozen' or "
-                'average_burn_in=True.')
+                'average_burn_in=True, or guided_steps in the place of '
+                'burn_in_steps.')
+
+    def _check_guided(self) -> None:
+        field = f'teacher.guided_steps={self.guided_steps}'
+        if self.mode != 'ema':
+            raise ValueError(
+                f"{field} needs teacher.mode='ema', got {self.mode!r}: after "
+                'these steps the teacher follows the student.')
+        if self.burn_in_steps > 0 or self.average_burn_in:
+            raise ValueError(
+                f'{field} is a burn-in of its own; with it only '
+                'burn_in_steps=0 and average_burn_in=False are allowed, got '
+                f'{self.burn_in_steps} and {self.average_burn_in}.')
+        if not self.checkpoint:
+            raise ValueError(
+                f'{field} needs a trained teacher: set teacher.checkpoint to '
+                'a checkpoint of the same segmenter trained on the labelled '
+                'images, or guided_steps=0.')
 
     @property
     def copies_after_burn_in(self) -> bool:

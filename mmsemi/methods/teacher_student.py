@@ -4,23 +4,25 @@
 A. Tarvainen and H. Valpola, Mean teachers are better role models, NeurIPS
 2017: the teacher's weights are an exponential moving average of the
 student's. Burn-in as in Y.-C. Liu et al., Unbiased Teacher, ICLR 2021: the
-student first learns from labels alone and is then copied.
+student first learns from labels alone and is then copied. Guided burn-in as
+in T. Berrada et al., Guided Distillation, WACV 2024: until it is copied, the
+student learns from a trained teacher, too.
 """
 import copy
 from abc import abstractmethod
-from contextlib import contextmanager
-from typing import Dict, Iterator, List, Optional, Tuple, Union
+from typing import ContextManager, Dict, List, Optional, Tuple, Union
 
 import torch
 from mmengine.dist import all_reduce_params, get_world_size
 from mmengine.logging import print_log
-from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch import Tensor, nn
 
+from mmsemi.models.evaluation_mode import evaluating
 from mmsemi.registry import MODELS
 from .multi_view_model import (MultiViewModel, matching_weights, scale_losses,
                                without_prefix)
 from .segmentor_config import load_segmentor_config
+from .teacher_checkpoint import load_teacher
 from .teacher_settings import TeacherSettings
 from .weight_schedule import WeightSchedule, check_weight
 
@@ -98,6 +100,7 @@ class TeacherStudent(MultiViewModel):
         self.copy_student_to_teacher()
         self._losses_since_update = 0
         self._teacher_has_own_weights = False
+        self._guide_is_missing = settings.guided_steps > 0
 
     @classmethod
     def check_segmentor(cls, config: dict) -> None:
@@ -158,6 +161,11 @@ class TeacherStudent(MultiViewModel):
         # for all work queued so far.
         step = int(self.step) - self.teacher_settings.burn_in_steps
         self._check_views(inputs, VIEWS[:1] if step < 0 else self.views)
+        if self._guide_is_missing:
+            raise RuntimeError(
+                'The teacher is to guide the student (teacher.guided_steps='
+                f'{self.teacher_settings.guided_steps}), but its checkpoint '
+                'was not loaded: call init_weights() before training.')
         self._expect_updates()
         if step < 0:
             return self.supervised_loss(inputs['sup'], data_samples['sup'])
@@ -233,6 +241,11 @@ class TeacherStudent(MultiViewModel):
         """bool: Whether the student still learns from labels alone."""
         return int(self.step) < self.teacher_settings.burn_in_steps
 
+    @property
+    def guided(self) -> bool:
+        """bool: Whether the teacher still is what it was trained to be."""
+        return int(self.step) < self.teacher_settings.guided_steps
+
     def train(self, mode: bool = True) -> 'TeacherStudent':
         """Set the mode of the student; the teacher always evaluates."""
         super().train(mode)
@@ -245,20 +258,14 @@ class TeacherStudent(MultiViewModel):
         """nn.Module: Who labels: the teacher, or the student itself."""
         return self.student if self.teacher is None else self.teacher
 
-    @contextmanager
-    def labeling(self) -> Iterator[nn.Module]:
+    def labeling(self) -> ContextManager[nn.Module]:
         """Let who labels evaluate, and give it back as it was.
 
-        Yields:
-            nn.Module: :attr:`labeler` in evaluation mode.
+        Returns:
+            ContextManager[nn.Module]: Of :attr:`labeler`, in evaluation
+            mode.
         """
-        labeler = self.labeler
-        training = labeler.training
-        labeler.eval()
-        try:
-            yield labeler
-        finally:
-            labeler.train(training)
+        return evaluating(self.labeler)
 
     # The teacher ----------------------------------------------------------
 
@@ -289,7 +296,7 @@ class TeacherStudent(MultiViewModel):
                               op='mean')
         if settings.mode != 'ema':
             return
-        update = int(self.step)
+        update = int(self.step) - settings.guided_steps
         if not settings.average_burn_in:
             update -= settings.burn_in_steps
         if update < 0:
@@ -350,21 +357,9 @@ class TeacherStudent(MultiViewModel):
         checkpoint = self.teacher_settings.checkpoint
         if checkpoint is None:
             return
-        try:
-            loaded = CheckpointLoader.load_checkpoint(
-                checkpoint, map_location='cpu')
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f'teacher.checkpoint={checkpoint!r} does not exist.'
-            ) from error
-        state = loaded.get('state_dict', loaded)
-        own = without_prefix(state, 'teacher.')
-        if not matching_weights(own or state, self.teacher):
-            raise RuntimeError(
-                f'teacher.checkpoint={checkpoint!r} holds no weight of this '
-                f'model; its first keys are {list(state)[:3]}.')
-        load_state_dict(self.teacher, own or state, logger='current')
+        load_teacher(self.teacher, checkpoint, complete=self.guided)
         self._teacher_has_own_weights = True
+        self._guide_is_missing = False
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str,
                               local_metadata: dict, strict: bool,
@@ -420,6 +415,7 @@ class TeacherStudent(MultiViewModel):
             print_log(
                 f'The checkpoint holds no teacher; it {start}.',
                 logger='current')
+        self._guide_is_missing = False
         super()._load_from_state_dict(state_dict, prefix, local_metadata,
                                       strict, missing_keys, unexpected_keys,
                                       error_msgs)

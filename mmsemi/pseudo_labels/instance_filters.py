@@ -138,6 +138,46 @@ class FilterByArea(InstanceFilter):
 
 
 @TRANSFORMS.register_module()
+class FilterByMaskCells(InstanceFilter):
+    """Keep instances whose mask covers enough cells of the decoder's grid.
+
+    A query answers even where it found nothing, with a mask of a few cells.
+
+    As in Guided Distillation (T. Berrada et al., WACV 2024): more than 5
+    cells at stride 4. The released code counts a cell by its probability,
+    over the whole grid; here every pixel of the mask counts
+    1 / stride ** 2, and none outside.
+
+    Args:
+        min_cells (float): Kept is what covers strictly more. Defaults to 5.
+        stride (int): Pixels along the side of a cell. Defaults to 4.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    requires = ('masks', )
+
+    def __init__(self, min_cells: float = 5., stride: int = 4) -> None:
+        super().__init__()
+        if not isinstance(min_cells,
+                          (int, float)) or not 0 <= min_cells < math.inf:
+            raise ValueError(f'FilterByMaskCells.min_cells={min_cells!r}; '
+                             'allowed are finite numbers from 0.')
+        if isinstance(stride, bool) or not isinstance(stride,
+                                                      int) or stride < 1:
+            raise ValueError(f'FilterByMaskCells.stride={stride!r}; allowed '
+                             'are whole numbers from 1, in pixels.')
+        self.min_cells = min_cells
+        self.stride = stride
+
+    def keep(self, pseudo_label: InstanceData) -> Tensor:
+        """Return what covers enough cells, (N,) bool."""
+        areas = pseudo_label.masks.flatten(1).sum(1)
+        return areas > self.min_cells * self.stride**2
+
+
+@TRANSFORMS.register_module()
 class FilterByMaskQuality(InstanceFilter):
     """Keep instances whose mask can be trusted.
 

@@ -154,7 +154,7 @@ def test_teacher_answers_in_the_frame_of_its_view(name, build, monkeypatch,
                 monkeypatch.setitem(head.test_cfg, 'mask_thr', 0.)
     sample = sample_factory((40, 56), (64, 64))
     sample.set_metainfo(dict(ori_shape=(20, 100), scale_factor=(.56, 2.)))
-    label, = model.predict_instances(torch.randn(1, 3, 64, 64), [sample])
+    label, = model.predict_unfiltered(torch.randn(1, 3, 64, 64), [sample])
     assert len(label) > 0
     assert label.masks.shape == (len(label), 40, 56)
     assert label.masks.dtype == torch.bool
@@ -185,7 +185,7 @@ def test_losses_equal_mmdet_semi_base_detector(tiny_segmentor_config,
         unsup_weight=2.,
         pseudo_label_pipeline=KEEP_ALL)
     inputs, samples = batch_factory()
-    predicted = ours.predict_instances(inputs['unsup_teacher'],
+    predicted = ours.predict_unfiltered(inputs['unsup_teacher'],
                                        samples['unsup_teacher'])
     # A threshold that keeps some: an untrained detector's scores are close.
     threshold = float(torch.cat([p.scores for p in predicted]).median())
@@ -390,7 +390,7 @@ def test_soft_masks_give_mask_scores(tiny_segmentor_config, sample_factory):
             dict(type='mmsemi.FilterByMaskQuality', min_mask_score=0.)
         ])
     image = torch.randn(1, 3, 64, 64)
-    label, = model.predict_instances(image, [sample_factory()])
+    label, = model.predict_unfiltered(image, [sample_factory()])
     assert model.teacher.roi_head.test_cfg.mask_thr_binary == 0.5
     hard = model.teacher.predict(image, [sample_factory()], rescale=False)
     hard = hard[0].pred_instances

@@ -5,9 +5,10 @@ import pytest
 import torch
 from mmengine.structures import InstanceData
 
-from mmsemi.pseudo_labels import (FilterByArea, FilterByMaskQuality,
-                                  FilterByScore, KeepTopScores,
-                                  RemoveDuplicates, SkipUncertainImages)
+from mmsemi.pseudo_labels import (FilterByArea, FilterByMaskCells,
+                                  FilterByMaskQuality, FilterByScore,
+                                  KeepTopScores, RemoveDuplicates,
+                                  SkipUncertainImages)
 from mmsemi.pseudo_labels.instance_filters import InstanceFilter
 
 SHAPE = (20, 20)
@@ -17,6 +18,7 @@ STAGES = [
     FilterByScore(0.5),
     FilterByScore(0.5, {1: 0.2}),
     FilterByArea(4, 300),
+    FilterByMaskCells(1, 2),
     FilterByMaskQuality(min_mask_score=0.5, min_box_iou=0.5),
     RemoveDuplicates(),
     RemoveDuplicates(class_agnostic=False),
@@ -49,6 +51,7 @@ def example(instances_factory):
         [[0, 0, 10, 10], [0, 0, 10, 9], [10, 10, 12, 11], [12, 12, 18, 18]],
         [0, 1, 1, 2], SHAPE, [0.6, 0.9, 0.4, 0.6])
     label.mask_scores = torch.tensor([0.9, 0.4, 0.8, 0.5])
+    label.soft_labels = torch.eye(4)
     label.set_metainfo(dict(num_predicted=4))
     return label
 
@@ -208,6 +211,45 @@ def test_area_of_boxes():
 def test_bad_areas(min_area, max_area):
     with pytest.raises(ValueError, match='0 <= min_area <= max_area'):
         FilterByArea(min_area, max_area)
+
+
+# FilterByMaskCells ---------------------------------------------------------
+
+
+def test_cells_at_the_limit_go(instances_factory):
+    # 80 and 81 pixels are 5 cells of 4 x 4, and a sixteenth more.
+    label = instances_factory(
+        [[0, 0, 8, 10], [0, 0, 9, 9], [0, 0, 0, 0], [0, 0, 20, 20]], [0] * 4,
+        SHAPE)
+    # Boxes play no role.
+    label.bboxes = torch.zeros(4, 4)
+    assert FilterByMaskCells().keep(label).tolist() == [
+        False, True, False, True
+    ]
+    assert FilterByMaskCells(5, 4).requires == ('masks', )
+    assert FilterByMaskCells(20, 2).keep(label).tolist() == [
+        False, True, False, True
+    ]
+    assert FilterByMaskCells(0, 32).keep(label).tolist() == [
+        True, True, False, True
+    ]
+    assert FilterByMaskCells(80.5, 1).keep(label).tolist() == [
+        False, True, False, True
+    ]
+
+
+@pytest.mark.parametrize('settings, message', [
+    (dict(min_cells=-1), 'min_cells=-1; allowed are finite'),
+    (dict(min_cells=math.nan), 'min_cells=nan'),
+    (dict(min_cells=math.inf), 'min_cells=inf'),
+    (dict(min_cells='5'), "min_cells='5'"),
+    (dict(stride=0), 'stride=0; allowed are whole numbers from 1'),
+    (dict(stride=4.), 'stride=4.0'),
+    (dict(stride=True), 'stride=True'),
+])
+def test_bad_cells(settings, message):
+    with pytest.raises(ValueError, match=f'FilterByMaskCells.{message}'):
+        FilterByMaskCells(**settings)
 
 
 # FilterByMaskQuality -------------------------------------------------------

@@ -1,0 +1,23 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+# SGD for 8 labelled images a step: mmdet's Mask R-CNN on Cityscapes, 64 passes
+# over 2,975 images.
+train_cfg = dict(
+    type='IterBasedTrainLoop', max_iters=24000, val_interval=2000)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+param_scheduler = [
+    dict(
+        type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
+    dict(
+        type='MultiStepLR',
+        begin=0,
+        end=24000,
+        by_epoch=False,
+        milestones=[21000],
+        gamma=0.1)
+]
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001))
