@@ -12,6 +12,7 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 BENCH_SEMANTIC_ARGS ?=
+BENCH_CALIBRATION_ARGS ?=
 
 PY := $(VENV)/bin/python
 # Byte code is made when a module is first imported: most never are.
@@ -98,6 +99,7 @@ lint: $(VENV)/.tests-installed
 bench: ops
 	$(PY) tools/analysis/benchmark.py $(BENCH_ARGS)
 	$(PY) tools/analysis/benchmark_semantic.py $(BENCH_SEMANTIC_ARGS)
+	$(PY) tools/analysis/benchmark_calibration.py $(BENCH_CALIBRATION_ARGS)
 
 docs: | $(PY)
 	@$(PIP_INSTALL) -r requirements/docs.txt

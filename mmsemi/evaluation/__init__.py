@@ -2,12 +2,13 @@
 from mmsemi.compat import is_installed
 from mmsemi.structures.confusion_matrix import ConfusionMatrix
 from .boundary_iou import boundary_overlaps, mask_boundary
+from .calibration_metric import CalibrationMetric
 from .confusion_picture import draw_confusion_matrix
 from .dump_semantic_results import DumpSemanticResults
 
 __all__ = [
-    'ConfusionMatrix', 'DumpSemanticResults', 'boundary_overlaps',
-    'draw_confusion_matrix', 'mask_boundary'
+    'CalibrationMetric', 'ConfusionMatrix', 'DumpSemanticResults',
+    'boundary_overlaps', 'draw_confusion_matrix', 'mask_boundary'
 ]
 
 if is_installed('mmseg'):

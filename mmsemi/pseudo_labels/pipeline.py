@@ -1,7 +1,7 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """What stands between teacher and student: a list of small stages."""
 from abc import ABCMeta, abstractmethod
-from typing import List, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 import torch.nn as nn
 from mmengine.structures import BaseDataElement
@@ -91,7 +91,9 @@ class PseudoLabelPipeline(nn.Module):
     def forward(self,
                 pseudo_labels: List[BaseDataElement],
                 data_samples: List[BaseDataElement],
-                step: int = 0) -> List[BaseDataElement]:
+                step: int = 0,
+                end: Optional[PseudoLabelStage] = None
+                ) -> List[BaseDataElement]:
         """Run all stages; see :meth:`PseudoLabelStage.forward`.
 
         Args:
@@ -99,8 +101,15 @@ class PseudoLabelPipeline(nn.Module):
             data_samples (list): The teacher view's data samples.
             step (int): Optimizer steps since the end of the burn-in.
                 Defaults to 0.
+            end (PseudoLabelStage, optional): Stop before this one, to see
+                what comes to it. Defaults to None: run all.
+
+        Returns:
+            list: Processed pseudo-labels in the same order.
         """
         for stage in self.stages:
+            if stage is end:
+                break
             stage.step = step
             pseudo_labels = stage(pseudo_labels, data_samples)
         return pseudo_labels

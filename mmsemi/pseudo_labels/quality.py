@@ -1,13 +1,13 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """How good pseudo-labels are, where hidden labels tell."""
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Iterable, List, Optional, Sequence, Union
 
 import torch
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from .mask_overlap import mask_iou
+from .outcomes import PredictionOutcomes, judge_predictions
 
 
 @dataclass
@@ -52,28 +52,6 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else float('nan')
 
 
-def _masks_of(instances: InstanceData, shape: Sequence[int],
-              device: torch.device) -> Tensor:
-    masks = instances.masks
-    if not isinstance(masks, Tensor):
-        masks = masks.to_tensor(torch.bool, device)
-    return masks[:, :shape[0], :shape[1]].to(device)
-
-
-def _overlaps(pseudo_label: InstanceData, others: InstanceData,
-              iscrowd: bool) -> Tensor:
-    device = pseudo_label.labels.device
-    if 'masks' in pseudo_label and 'masks' in others:
-        shape = pseudo_label.masks.shape[1:]
-        return mask_iou(pseudo_label.masks, _masks_of(others, shape, device),
-                        iscrowd)
-    from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
-    return bbox_overlaps(
-        pseudo_label.bboxes.float(),
-        get_box_tensor(others.bboxes).to(device).float(),
-        mode='iof' if iscrowd else 'iou')
-
-
 def measure_pseudo_labels(pseudo_label: InstanceData,
                           hidden: InstanceData,
                           ignored: Optional[InstanceData] = None,
@@ -110,31 +88,59 @@ def measure_pseudo_labels(pseudo_label: InstanceData,
             'The unlabelled view carries no hidden labels to measure '
             'against; load annotations in the unlabelled pipeline or set '
             'hidden_label_interval=0.')
-    quality = PseudoLabelQuality(
-        num_pseudo=len(pseudo_label), num_hidden=len(hidden))
-    if len(pseudo_label) == 0:
-        return quality
-    order = pseudo_label.scores.argsort(descending=True, stable=True)
-    matched = torch.zeros(len(pseudo_label), dtype=torch.bool)
-    if len(hidden) > 0:
-        ious = _overlaps(pseudo_label, hidden, iscrowd=False)
-        ious = _within_class(ious, pseudo_label, hidden)[order].cpu()
-        for i, row in enumerate(ious):
-            iou, match = row.max(0)
-            if iou >= iou_thr:
-                matched[i] = True
-                quality.iou_sum += float(iou)
-                ious[:, match] = -1
-        quality.num_matched = int(matched.sum())
-    if ignored is not None and len(ignored) > 0:
-        shares = _overlaps(pseudo_label, ignored, iscrowd=True)
-        shares = _within_class(shares, pseudo_label, ignored)[order].cpu()
-        in_crowd = (shares >= iou_thr).any(1) & ~matched
-        quality.num_pseudo -= int(in_crowd.sum())
-    return quality
+    outcomes = judge_predictions(
+        pseudo_label, hidden, ignored, iou_thr, crowd_thr=iou_thr)
+    matched = outcomes.matches >= 0
+    return PseudoLabelQuality(
+        num_pseudo=int(outcomes.known.sum()),
+        num_hidden=len(hidden),
+        num_matched=int(matched.sum()),
+        iou_sum=float(outcomes.ious[matched].double().sum()))
 
 
-def _within_class(overlaps: Tensor, pseudo_label: InstanceData,
-                  others: InstanceData) -> Tensor:
-    labels = others.labels.to(pseudo_label.labels.device)
-    return overlaps.masked_fill(pseudo_label.labels[:, None] != labels, -1)
+def quality_of_groups(
+    outcomes: Iterable[PredictionOutcomes],
+    groups: Union[Sequence[int], Tensor],
+    score_thr: Union[float, Tensor] = 0.,
+    num_groups: Optional[int] = None,
+) -> List[PseudoLabelQuality]:
+    """Measure pseudo-labels of each group of classes, over some images.
+
+    Args:
+        outcomes (Iterable[PredictionOutcomes]): One per image, from
+            :func:`judge_predictions`. Predictions that cannot be judged do
+            not count.
+        groups (Sequence[int] or Tensor): Group of each class (C,), from 0,
+            such as rare, common and frequent.
+        score_thr (float or Tensor): Predictions count that score strictly
+            more, as in :class:`FilterByScore`: a number, or (C,) by class.
+            What is matched with a higher score stays matched, so the
+            matching need not be repeated. Defaults to 0.
+        num_groups (int, optional): Number of groups. Defaults to None: as
+            many as occur.
+
+    Returns:
+        list[PseudoLabelQuality]: One per group, each with ``precision``,
+        ``recall`` and ``iou``.
+    """
+    groups = torch.as_tensor(groups)
+    if num_groups is None:
+        num_groups = int(groups.max()) + 1
+    sums = torch.zeros((4, num_groups), dtype=torch.float64)
+    for image in outcomes:
+        of_class = groups.to(image.labels.device)
+        labels, true_labels = image.labels, image.true_labels
+        thr = torch.as_tensor(score_thr, device=labels.device)
+        kept = image.scores > (thr[labels] if thr.ndim else thr)
+        parts = [
+            of_class[labels[kept & image.known]], of_class[true_labels],
+            of_class[labels[kept & (image.matches >= 0)]]
+        ]
+        for row, part in zip(sums, parts):
+            row += part.cpu().bincount(minlength=num_groups)
+        ious = image.ious.double() * kept
+        sums[3].index_add_(0, of_class[labels].cpu(), ious.cpu())
+    return [
+        PseudoLabelQuality(int(pseudo), int(hidden), int(matched), iou)
+        for pseudo, hidden, matched, iou in sums.t().tolist()
+    ]

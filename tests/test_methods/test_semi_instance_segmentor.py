@@ -186,7 +186,7 @@ def test_losses_equal_mmdet_semi_base_detector(tiny_segmentor_config,
         pseudo_label_pipeline=KEEP_ALL)
     inputs, samples = batch_factory()
     predicted = ours.predict_unfiltered(inputs['unsup_teacher'],
-                                       samples['unsup_teacher'])
+                                        samples['unsup_teacher'])
     # A threshold that keeps some: an untrained detector's scores are close.
     threshold = float(torch.cat([p.scores for p in predicted]).median())
     ours.pseudo_label_pipeline.stages[0].score_thr = threshold
