@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from mmdet.datasets import CityscapesDataset, CocoDataset
+from mmdet.datasets import CityscapesDataset, CocoDataset, LVISV1Dataset
 from mmengine import Config
 from mmengine.runner import Runner
 
@@ -31,7 +31,10 @@ COCO_CONFIGS = [path for path in CONFIGS if '_coco-' in path.name]
 CITY_CONFIGS = [
     path for path in CONFIGS if re.search(r'_cityscapes-\d+p', path.name)
 ]
-INSTANCE_CONFIGS = COCO_CONFIGS + CITY_CONFIGS
+LVIS_CONFIGS = [path for path in CONFIGS if '_lvis-' in path.name]
+# Plain models on labelled images, with smoothed labels.
+LVIS_TEACHERS = [path for path in LVIS_CONFIGS if '_teacher_' in path.name]
+INSTANCE_CONFIGS = COCO_CONFIGS + CITY_CONFIGS + LVIS_CONFIGS
 # tests/test_semantic_configs.py looks into these.
 LISTED_CONFIGS = [
     path for path in CONFIGS
@@ -45,6 +48,8 @@ NAME_RULE = re.compile(r'(?P<method>[a-z0-9-]+)(_[a-z0-9-]+)+'
                        r'_(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<length>\d+)k'
                        r'_(?P<data>[a-z0-9]+)-(?P<part>[a-z0-9-]+)')
 PERCENTS = (1, 2, 5, 10)
+# Heads for all 1,203 classes would take most of a training's time.
+LVIS_CLASSES = LVISV1Dataset.METAINFO['classes'][:6]
 # What papers call 5, 10, 20 and 30 % are 144, 296, 592 and 888 images.
 CITY_PERCENTS = {'5p': 4.84, '10p': 9.95, '20p': 19.9, '30p': 29.85}
 
@@ -335,8 +340,16 @@ def baseline_of(path: Path) -> Path:
 ONLINE_CONFIGS = [
     path for path in CONFIGS
     if path.parent.name not in ('supervised', *ROUND_METHODS)
-    and path not in LISTED_CONFIGS
+    and path not in LISTED_CONFIGS and path not in LVIS_TEACHERS
 ]
+# What gives and learns soft labels has the weights of what does not.
+SOFT_TYPES = {
+    'mmsemi.QueryFusionHead': 'MaskFormerFusionHead',
+    'mmsemi.SoftLabelMask2FormerHead': 'Mask2FormerHead',
+    'mmsemi.SoftLabelRoIHead': 'StandardRoIHead',
+    'mmsemi.SoftLabelShared2FCBBoxHead': 'Shared2FCBBoxHead',
+    'mmsemi.SoftCrossEntropyLoss': 'CrossEntropyLoss'
+}
 
 
 @pytest.mark.parametrize('path', **named(ONLINE_CONFIGS))
@@ -361,10 +374,9 @@ def test_supervised_counterpart_differs_in_nothing_else(path):
 
     def trained(config):
         model = segmentor_of(config)
-        if path.parent.name == 'guided_distillation' and \
-                'panoptic_fusion_head' in model:
-            # It has no weights and evaluates as mmdet's does.
-            model.panoptic_fusion_head.type = 'MaskFormerFusionHead'
+        for node in walk(model):
+            if node.get('type') in SOFT_TYPES:
+                node['type'] = SOFT_TYPES[node['type']]
         return model
 
     same(trained)
@@ -380,6 +392,57 @@ def test_supervised_counterpart_differs_in_nothing_else(path):
     assert branches.type == 'mmsemi.MultiBranch'
     pipeline += branches.sup
     assert plain(labeled) == plain(wrapped)
+
+
+@pytest.mark.parametrize('path', **named(LVIS_TEACHERS))
+def test_teachers_of_lvis_differ_in_their_labels_alone(path):
+    teacher = load(path)
+    loss, = [
+        node for node in walk(teacher.model)
+        if node.get('type') == 'mmsemi.SoftCrossEntropyLoss'
+    ]
+    assert loss.pop('smoothing').num_classes == 1203
+    loss.type = 'CrossEntropyLoss'
+    hook, = teacher.pop('custom_hooks')
+    assert hook.type == 'mmsemi.ClassPrototypeHook'
+    baseline = load(
+        ROOT / 'configs/supervised' / path.name.replace(
+            'better-pseudo-labels', 'supervised').replace('_teacher', ''))
+    assert teacher.to_dict() == baseline.to_dict()
+    # Who learns from it finds it.
+    student = load(
+        path.with_name(
+            path.name.replace('_teacher', '').replace('8xb2', '8xb4')))
+    assert student.model.teacher.checkpoint == (
+        f'work_dirs/{path.stem}/iter_{teacher.train_cfg.max_iters}.pth')
+    assert 0 < student.model.teacher.guided_steps < 180000
+
+
+@pytest.mark.parametrize('path', **named(LVIS_CONFIGS))
+def test_lvis_is_measured_by_its_rules_and_on_images_of_its_own(path):
+    config = load(path)
+    labeled, *unlabeled = config.train_dataloader.dataset.datasets
+    assert (labeled.type, labeled.oversample_thr) == ('ClassBalancedDataset',
+                                                      1e-3)
+    used = [unwrapped(labeled).ann_file]
+    # Images of LVIS val are of train2017.
+    assert [source.img_dir for source in unlabeled
+            ] == ['unlabeled2017/'] * len(unlabeled)
+    for hook in config.get('custom_hooks', []):
+        if 'dataloader' in hook:
+            used.append(hook.dataloader.dataset.ann_file)
+            pipeline = hook.dataloader.dataset.pipeline
+            # Masks in the frame that the teacher sees.
+            assert [t.type for t in pipeline[1:3]
+                    ] == ['LoadAnnotations', 'Resize']
+            assert pipeline[-1] == config.test_dataloader.dataset.pipeline[-1]
+    assert used == [
+        f'annotations/lvis_v1_train-{part}.json' for part in ('fit', 'calib')
+    ][:len(used)]
+    assert len(used) == 1 + len(unlabeled)
+    assert config.val_evaluator.type == 'mmsemi.LVISMetric'
+    assert {'neg_category_ids', 'not_exhaustive_category_ids'
+            } < {*config.test_dataloader.dataset.pipeline[-1].meta_keys}
 
 
 @pytest.mark.parametrize('path', **named(INSTANCE_CONFIGS))
@@ -485,8 +548,44 @@ def city_root(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope='module')
+def lvis_root(tmp_path_factory) -> Path:
+    """Write tiny images with classes of LVIS, divided as documented."""
+    root = tmp_path_factory.mktemp('lvis')
+    write_images(root, 'unlabeled2017', ['1.jpg', '2.jpg', '3.jpg'],
+                 LVIS_CLASSES)
+    (root / 'annotations').mkdir()
+    for name, num in (('train-fit', 4), ('train-calib', 2), ('val', 2)):
+        names = [f'train2017/{name}-{i}.jpg' for i in range(num)]
+        lvis = write_images(root, '.', names, LVIS_CLASSES)
+        for image in lvis['images']:
+            image.update(
+                coco_url='http://images.cocodataset.org/' +
+                image.pop('file_name'),
+                neg_category_ids=[1, 2, 3, 4, 5, 6],
+                not_exhaustive_category_ids=[])
+        for category in lvis['categories']:
+            category['frequency'] = 'rcf'[category['id'] % 3]
+        (root / 'annotations' / f'lvis_v1_{name}.json').write_text(
+            json.dumps(lvis))
+    return root
+
+
+def keep_few_classes(config: Config) -> None:
+    """Leave few of the classes of LVIS, in data and model."""
+    for node in walk(config._cfg_dict):
+        if node.get('type') == 'mmsemi.LVISV1FederatedDataset':
+            node.metainfo = dict(classes=LVIS_CLASSES)
+        for field in ('num_classes', 'num_things_classes'):
+            if node.get(field) == 1203:
+                node[field] = len(LVIS_CLASSES)
+        if len(node.get('class_weight') or ()) == 1204:
+            node.class_weight = node.class_weight[-len(LVIS_CLASSES) - 1:]
+
+
 def shrink(config: Config, root: Path, work_dir: Path) -> Config:
     """Make a config small, without touching what it is made of."""
+    keep_few_classes(config)
     segmentor = segmentor_of(config)
     small = Config(dict(model=segmentor))
     small.merge_from_dict(dict(model=SMALL[segmentor.type]))
@@ -499,7 +598,9 @@ def shrink(config: Config, root: Path, work_dir: Path) -> Config:
             torch.save(
                 MODELS.build(copy.deepcopy(small.model)).state_dict(),
                 config.model.teacher.checkpoint)
+            stages = config.model.get('pseudo_label_pipeline', [])
             config.model.pseudo_label_pipeline = [
+                *(s for s in stages if 'calibrator' in s),
                 dict(type='mmsemi.FilterByScore', score_thr=0.),
                 dict(type='mmsemi.FilterByMaskCells', min_cells=0.)
             ]
@@ -510,7 +611,7 @@ def shrink(config: Config, root: Path, work_dir: Path) -> Config:
     else:
         config.model = small.model
     for node in walk(config._cfg_dict):
-        if node.get('data_root') in ('data/coco/', 'data/cityscapes/'):
+        if node.get('data_root', '').startswith('data/'):
             node.data_root = f'{root}/'
         if node.get('type') == 'RandomCrop':
             node.crop_size = (64, 64)
@@ -524,7 +625,7 @@ def shrink(config: Config, root: Path, work_dir: Path) -> Config:
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         config[loader].update(num_workers=0, persistent_workers=False)
     for evaluator in (config.val_evaluator, config.test_evaluator):
-        evaluator.ann_file = re.sub('^data/[a-z]+', str(root),
+        evaluator.ann_file = re.sub('^data/[a-z0-9_]+', str(root),
                                     evaluator.ann_file)
     config.train_cfg.update(max_iters=2, val_interval=2)
     config.train_cfg.pop('dynamic_intervals', None)
@@ -532,6 +633,8 @@ def shrink(config: Config, root: Path, work_dir: Path) -> Config:
     for hook in config.get('custom_hooks', []):
         if 'interval' in hook:
             hook.interval = 1
+        if 'dataloader' in hook:
+            hook.dataloader.num_workers = 0
     config.randomness = dict(seed=0)
     config.work_dir = str(work_dir)
     return config
@@ -540,17 +643,24 @@ def shrink(config: Config, root: Path, work_dir: Path) -> Config:
 # Shares differ in their files alone, and the two supervised Mask2Formers in
 # their batch, which the guided one has too.
 ONE_SHARE = [
-    p for p in INSTANCE_CONFIGS if p.stem.endswith('-10p')
+    p for p in COCO_CONFIGS + CITY_CONFIGS if p.stem.endswith('-10p')
     and not p.stem.startswith('supervised_mask2former_r50_8xb2-368k')
+]
+# Of LVIS supervised trainings are those of the teachers without smoothing.
+ONE_LVIS = [
+    p for p in LVIS_CONFIGS
+    if p.parent.name == 'better_pseudo_labels' and 'swin' not in p.name
 ]
 
 
-@pytest.mark.parametrize('path', **named(ONE_SHARE))
+@pytest.mark.parametrize('path', **named(ONE_SHARE + ONE_LVIS))
 def test_config_trains_and_validates(path, request, tmp_path, monkeypatch):
     # Formatting it for the log and the checkpoints would take most of the
     # time.
     monkeypatch.setattr(Config, 'pretty_text', path.stem)
-    root = 'coco_root' if path in COCO_CONFIGS else 'city_root'
+    data = path.stem.rsplit('_', 1)[1].split('-')[0]
+    root = dict(cityscapes='city_root').get(data, f'{data}_root')
+    score = 'lvis/segm_AP' if data == 'lvis' else 'coco/segm_mAP'
     config = shrink(load(path), request.getfixturevalue(root), tmp_path)
     runner = Runner.from_cfg(config)
     runner.train()
@@ -560,17 +670,26 @@ def test_config_trains_and_validates(path, request, tmp_path, monkeypatch):
     }
     assert np.isfinite(history['train/loss']).all()
     assert len(history['train/loss']) == 2
-    assert 0 <= history['val/coco/segm_mAP'][-1] <= 1
-    assert (tmp_path / 'best_coco_segm_mAP_iter_2.pth').is_file()
-    if path.parent.name == 'supervised':
+    assert 0 <= history[f'val/{score}'][-1] <= 1
+    best = f'best_{score.replace("/", "_")}_iter_2.pth'
+    assert (tmp_path / best).is_file()
+    if path in LVIS_TEACHERS:
+        loss, = [m for m in runner.model.modules() if hasattr(m, 'expand')]
+        # Two instances in each of the four images.
+        assert int(loss.smoothing.counts.sum()) == 8
+    if path.parent.name == 'supervised' or path in LVIS_TEACHERS:
         return
     # The second step came after the burn-in: it used pseudo-labels. A guided
     # burn-in uses them, too.
     assert int(runner.model.step) == 2
     unsup = [key for key in history if key.startswith('train/unsup_loss')]
-    guided = path.parent.name == 'guided_distillation'
+    guided = 'guided_steps' in config.model.teacher
     assert len(unsup) >= 3 and len(history[unsup[0]]) == 1 + guided
     assert history['train/pseudo/per_image'][-1] > 0
     for name in ('teacher', 'student'):
-        assert f'val/{name}/coco/segm_mAP' in history
+        assert f'val/{name}/{score}' in history
     assert list((tmp_path).rglob('iter_000002_0.png'))
+    if data == 'lvis':
+        calibrator = runner.model.pseudo_label_pipeline.stages[0].calibrator
+        assert bool(calibrator.active)
+        assert float(calibrator.statistics[..., 0].sum()) > 0

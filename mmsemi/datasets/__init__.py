@@ -1,5 +1,6 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 from mmsemi.compat import is_installed
+from .calibration_split import halve_images, hold_out_images
 from .digits import make_digits
 from .known_splits import KNOWN_SPLITS, KnownSplit, identify_split, set_hash
 from .multi_source import MultiSourceDataset
@@ -16,15 +17,16 @@ __all__ = [
     'KNOWN_SPLITS', 'KnownSplit', 'MultiSourceDataset', 'MultiSourceSampler',
     'SeededIndex', 'SemanticSplit', 'UnlabeledImageDataset',
     'check_batch_size', 'check_coco', 'check_no_leak', 'classes_in_masks',
-    'convert_split', 'find_pairs', 'identify_split', 'load_coco',
-    'make_digits', 'missing_files', 'mmseg_lines', 'read_mask',
+    'convert_split', 'find_pairs', 'halve_images', 'hold_out_images',
+    'identify_split', 'load_coco', 'make_digits', 'missing_files', 'mmseg_lines', 'read_mask',
     'read_split_list', 'set_hash', 'split_by_classes', 'split_coco',
     'split_coco_k_shot', 'split_stem', 'write_lists', 'write_split'
 ]
 
 if is_installed('mmdet'):
     from .digits_instance import DigitsInstanceDataset
-    __all__ += ['DigitsInstanceDataset']
+    from .lvis import LVISV1FederatedDataset
+    __all__ += ['DigitsInstanceDataset', 'LVISV1FederatedDataset']
 
 if is_installed('mmseg'):
     from .digits_semantic import DigitsSemanticDataset

@@ -94,7 +94,7 @@ def split_coco(coco: dict,
                 chosen = _keep_classes(coco, order, count, percent)
     else:
         raise ValueError(f'scheme must be one of {SCHEMES}, got {scheme!r}.')
-    return _take(coco, chosen, keep_hidden_labels)
+    return divide_images(coco, chosen, keep_hidden_labels)
 
 
 def split_coco_k_shot(coco: dict,
@@ -131,12 +131,12 @@ def split_coco_k_shot(coco: dict,
     _check_int('shots', shots, 1)
     _check_int('seed', seed, 0)
     _check_int('fold', fold, 0)
-    counts = _instances_per_image(coco)
+    counts = instances_per_image(coco)
     total = sum(counts, Counter())
     used = {ann['category_id'] for ann in coco['annotations']}
     few = {c: total[c] for c in sorted(used) if total[c] < shots}
     if few and not allow_fewer:
-        names = _class_names(coco)
+        names = class_names(coco)
         listed = ', '.join(f'{names[c]} ({n})' for c, n in few.items())
         raise ValueError(
             f'shots={shots}, but these classes have fewer instances: '
@@ -148,7 +148,7 @@ def split_coco_k_shot(coco: dict,
     if len(chosen) == len(counts):
         raise ValueError(f'shots={shots} needs all {len(counts)} images; '
                          'none is left for the unlabelled part.')
-    return _take(coco, set(chosen), keep_hidden_labels)
+    return divide_images(coco, set(chosen), keep_hidden_labels)
 
 
 def split_stem(ann_stem: str,
@@ -207,7 +207,8 @@ def _check_count(count: int, num: int, percent: float) -> None:
             'fully labelled set say percent=100 with scheme="seeded".')
 
 
-def _class_names(coco: dict) -> dict:
+def class_names(coco: dict) -> dict:
+    """Return the names of the classes by id; the id where there is none."""
     return {c['id']: c.get('name', str(c['id'])) for c in coco['categories']}
 
 
@@ -221,8 +222,16 @@ def _image_order(coco: dict, seed: int, fold: int) -> List[int]:
     return [by_name[i] for i in drawn]
 
 
-def _instances_per_image(coco: dict) -> List[Counter]:
-    """Count the instances a detector can learn from, per image."""
+def instances_per_image(coco: dict) -> List[Counter]:
+    """Count the instances a detector can learn from, per image.
+
+    Args:
+        coco (dict): Consistent data set in COCO format.
+
+    Returns:
+        list[Counter]: Instances by class id, of each image in the order of
+        the file; crowd, ignored and empty annotations do not count.
+    """
     position = {img['id']: i for i, img in enumerate(coco['images'])}
     counts: List[Counter] = [Counter() for _ in position]
     for ann in coco['annotations']:
@@ -235,7 +244,7 @@ def _instances_per_image(coco: dict) -> List[Counter]:
 def _keep_classes(coco: dict, order: List[int], count: int,
                   percent: float) -> set:
     """Swap images of ``order[:count]`` until every class is in."""
-    counts = _instances_per_image(coco)
+    counts = instances_per_image(coco)
     holders = defaultdict(list)
     for i in order:
         for c in counts[i]:
@@ -304,8 +313,21 @@ def _cover(counts: List[Counter], need: dict, order: List[int]) -> List[int]:
     return chosen
 
 
-def _take(coco: dict, chosen: set,
-          keep_hidden_labels: bool) -> Tuple[dict, dict]:
+def divide_images(coco: dict,
+                  chosen: set,
+                  keep_hidden_labels: bool = True) -> Tuple[dict, dict]:
+    """Divide a data set into chosen images and the others.
+
+    Args:
+        coco (dict): Consistent data set in COCO format, not changed.
+        chosen (set[int]): Positions of the chosen images in the file.
+        keep_hidden_labels (bool): Whether the others keep their
+            annotations. Defaults to True.
+
+    Returns:
+        tuple[dict, dict]: The chosen part and the other one. Both keep the
+        order of the source and all its other fields.
+    """
     images = coco['images']
     labeled_ids = {images[i]['id'] for i in chosen}
     labeled, unlabeled = dict(coco), dict(coco)

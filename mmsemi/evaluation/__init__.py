@@ -11,6 +11,10 @@ __all__ = [
     'boundary_overlaps', 'draw_confusion_matrix', 'mask_boundary'
 ]
 
+if is_installed('mmdet'):
+    from .lvis_metric import LVISMetric
+    __all__ += ['LVISMetric']
+
 if is_installed('mmseg'):
     from .semantic_metric import SemanticMetric
     __all__ += ['SemanticMetric']

@@ -2,12 +2,13 @@
 from mmsemi.compat import is_installed
 from .backbones import DINOBackbone
 from .label_smoothing import ClassPrototypes, SimilarityLabelSmoothing
-from .losses import OhemCrossEntropyLoss, SoftCrossEntropyLoss
+from .losses import FederatedLoss, OhemCrossEntropyLoss, SoftCrossEntropyLoss
 from .multi_branch_preprocessor import MultiBranchDataPreprocessor
 
 __all__ = [
-    'ClassPrototypes', 'DINOBackbone', 'MultiBranchDataPreprocessor',
-    'OhemCrossEntropyLoss', 'SimilarityLabelSmoothing', 'SoftCrossEntropyLoss'
+    'ClassPrototypes', 'DINOBackbone', 'FederatedLoss',
+    'MultiBranchDataPreprocessor', 'OhemCrossEntropyLoss',
+    'SimilarityLabelSmoothing', 'SoftCrossEntropyLoss'
 ]
 
 if is_installed('mmdet'):

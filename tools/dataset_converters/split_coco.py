@@ -1,23 +1,34 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
-"""Split a COCO-format file into labelled and unlabelled JSON pairs."""
+"""Split a COCO-format file into labelled and unlabelled JSON pairs.
+
+With --hold-out or --folds, divide a labelled file in two instead, to measure
+the calibration of a teacher on images that it has not learned.
+"""
 import argparse
 import sys
 from collections import Counter
 from pathlib import Path
 
+from mmsemi.datasets.calibration_split import (halve_images, hold_out_images,
+                                               missing_classes, write_parts)
 from mmsemi.datasets.splits import (check_no_leak, load_coco, split_coco,
                                     split_coco_k_shot, split_stem, write_split)
 
+# Options that only the labelled and unlabelled pairs have.
+PAIR_OPTIONS = ('percent', 'k_shot', 'seed', 'fold', 'scheme', 'drop_classes',
+                'allow_fewer', 'keep_hidden_labels')
 ROW = '{:<44} {:>8} {:>10} {:>9}  {}'
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__.split('\n')[0],
-        epilog='Example: python tools/dataset_converters/split_coco.py '
+        description=__doc__,
+        epilog='Examples: python tools/dataset_converters/split_coco.py '
         '--ann-file data/coco/annotations/instances_train2017.json '
         '--out-dir data/coco/semi_anns --percent 1 2 5 10 --fold 1 '
-        '--scheme mmdet')
+        '--scheme mmdet; then python tools/dataset_converters/split_coco.py '
+        '--ann-file data/coco/semi_anns/instances_train2017.1@10.json '
+        '--out-dir data/coco/semi_anns --hold-out 0.1')
     parser.add_argument(
         '--ann-file', type=Path, required=True, help='COCO-format JSON')
     parser.add_argument(
@@ -45,6 +56,29 @@ def parse_args() -> argparse.Namespace:
         default='seeded',
         help="mmdet: the images and file names of mmdet's own tool, which "
         'draws with replacement and has no seed but the fold')
+    halves = parser.add_mutually_exclusive_group()
+    halves.add_argument(
+        '--hold-out',
+        type=float,
+        metavar='FRACTION',
+        help='instead of pairs, set this share of the labelled images aside, '
+        'up to 0.5, without emptying rare classes: STEM-fit.json and '
+        'STEM-calib.json')
+    halves.add_argument(
+        '--folds',
+        type=int,
+        choices=[2],
+        help='instead of pairs, write two halves of the labelled images, for '
+        'two teachers each measured on the other half: STEM-fold0.json and '
+        'STEM-fold1.json')
+    parser.add_argument(
+        '--hold-out-images',
+        type=int,
+        nargs=2,
+        default=(50, 2000),
+        metavar=('MIN', 'MAX'),
+        help='with --hold-out: fewest images set aside, though never more '
+        'than half, and most (default: 50 2000)')
     parser.add_argument(
         '--val-ann',
         type=Path,
@@ -68,6 +102,13 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='replace files that have other content')
     args = parser.parse_args()
+    if args.hold_out is not None or args.folds is not None:
+        for name in PAIR_OPTIONS:
+            if getattr(args, name) != parser.get_default(name):
+                parser.error(f'--{name.replace("_", "-")} does not go with '
+                             '--hold-out or --folds')
+    if args.hold_out is None and args.hold_out_images != (50, 2000):
+        parser.error('--hold-out-images needs --hold-out')
     if not args.percent and not args.k_shot:
         args.percent = [1, 2, 5, 10]
     if args.k_shot and args.scheme == 'mmdet':
@@ -89,6 +130,39 @@ def row(path: Path, part: dict, source: dict) -> str:
                       len(part['annotations']), classes, rarest)
 
 
+def write_halves(args: argparse.Namespace) -> None:
+    """Write the two parts of a labelled file."""
+    coco = load_coco(args.ann_file)
+    held = None
+    if args.hold_out is None:
+        parts = dict(zip(('fold0', 'fold1'), halve_images(coco)))
+    else:
+        low, high = args.hold_out_images
+        held = hold_out_images(
+            coco, args.hold_out, min_images=low, max_images=high)
+        parts = dict(fit=held.fit, calib=held.calib)
+    if args.val_ann is not None:
+        check_no_leak(*parts.values(), val=load_coco(args.val_ann))
+    paths = write_parts(parts, args.out_dir, args.ann_file.stem,
+                        args.overwrite)
+    print_header()
+    for path, part in zip(paths, parts.values()):
+        print(row(path, part, coco))
+    for path, part in zip(paths, parts.values()):
+        missing = missing_classes(coco, part)
+        if missing:
+            print(f'{len(missing)} classes are not in {path.name}: '
+                  f'{", ".join(missing)}')
+    if held is not None and len(held.calib['images']) < held.wanted:
+        print(f'{len(held.calib["images"])} images are held out instead of '
+              f'{held.wanted}: rare classes need the others.')
+
+
+def print_header() -> None:
+    print(ROW.format('file', 'images', 'instances', 'classes',
+                     'rarest class'))
+
+
 def make_splits(args: argparse.Namespace) -> None:
     """Write all pairs that the arguments ask for."""
     coco = load_coco(args.ann_file)
@@ -97,8 +171,7 @@ def make_splits(args: argparse.Namespace) -> None:
     sizes += [dict(shots=k) for k in args.k_shot]
     jobs = [(size, seed, fold) for seed in args.seed for fold in args.fold
             for size in sizes]
-    print(ROW.format('file', 'images', 'instances', 'classes',
-                     'rarest class'))
+    print_header()
     for size, seed, fold in jobs:
         common = dict(
             seed=seed, fold=fold, keep_hidden_labels=args.keep_hidden_labels)
@@ -128,7 +201,10 @@ def make_splits(args: argparse.Namespace) -> None:
 def main() -> None:
     args = parse_args()
     try:
-        make_splits(args)
+        if args.hold_out is not None or args.folds is not None:
+            write_halves(args)
+        else:
+            make_splits(args)
     except (OSError, TypeError, ValueError) as error:
         sys.exit(f'split_coco: {error}')
 

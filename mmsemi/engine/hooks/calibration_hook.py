@@ -31,6 +31,10 @@ class CalibrationHook(Hook):
     and far more often right, on those. ``split_coco.py --hold-out`` makes
     such a part. Nor may they be those of the evaluation.
 
+    Where the images tell how frequent their classes are (``frequency`` of
+    :class:`LVISV1FederatedDataset`), classes lean on those that are as rare,
+    unless ``calibrator.groups`` says otherwise.
+
     A checkpoint has statistics and maps; a resumed training goes on with
     them. All processes share the images and find the same maps.
 
@@ -89,8 +93,10 @@ class CalibrationHook(Hook):
         self._check_classes(stages)
         self._fitted = all(
             bool(stage.calibrator.active) for stage in stages)
-        if not self._fitted and not model.burning_in:
-            self.calibrate(model)
+        if not self._fitted:
+            self._set_groups(stages)
+            if not model.burning_in:
+                self.calibrate(model)
 
     def after_train_iter(self,
                          runner: Runner,
@@ -152,6 +158,16 @@ class CalibrationHook(Hook):
                 f'classes; calibration error {float(error.nanmean()):.3f}, '
                 f'signed {float(signed.nanmean()):+.3f} ({seconds:.1f} s).',
                 logger='current')
+
+    def _set_groups(self, stages: List[CalibrationStage]) -> None:
+        """Let classes lean on those that are as frequent, in LVIS."""
+        frequency = self._loader.dataset.metainfo.get('frequency')
+        if frequency is None:
+            return
+        groups = ['rcf'.index(letter) for letter in frequency]
+        for stage in stages:
+            if not bool(stage.calibrator.groups.any()):
+                stage.calibrator.set_groups(groups)
 
     def _check_classes(self, stages: List[CalibrationStage]) -> None:
         classes = self._loader.dataset.metainfo.get('classes') or ()

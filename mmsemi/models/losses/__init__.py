@@ -1,11 +1,12 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 from .dense_losses import (LossNormalizer, dense_cross_entropy, full_precision,
                            normalize_loss, soft_cross_entropy)
+from .federated_loss import FederatedLoss
 from .ohem import OhemCrossEntropyLoss
 from .soft_cross_entropy_loss import SoftCrossEntropyLoss
 
 __all__ = [
-    'LossNormalizer', 'OhemCrossEntropyLoss', 'SoftCrossEntropyLoss',
-    'dense_cross_entropy', 'full_precision', 'normalize_loss',
-    'soft_cross_entropy'
+    'FederatedLoss', 'LossNormalizer', 'OhemCrossEntropyLoss',
+    'SoftCrossEntropyLoss', 'dense_cross_entropy', 'full_precision',
+    'normalize_loss', 'soft_cross_entropy'
 ]

@@ -183,6 +183,19 @@ def test_resume_is_exact(make_runner, tmp_path, num_workers):
         assert torch.equal(value, found[key]), key
 
 
+def test_classes_lean_on_those_that_are_as_frequent(make_runner, measured):
+    classes = ('background', 'red', 'green')
+    images = dict(classes=classes, frequency=('f', 'r', 'c'))
+    runner = make_runner(max_iters=1, metainfo=images)
+    runner.train()
+    assert calibrator_of(runner).groups.tolist() == [2, 0, 1]
+    own = dict(CALIBRATE, calibrator=dict(num_classes=3, groups=[0, 1, 1]))
+    runner = make_runner(
+        'own', stages=(own, KEEP), max_iters=1, metainfo=images)
+    runner.train()
+    assert calibrator_of(runner).groups.tolist() == [0, 1, 1]
+
+
 def test_pipeline_without_stage_is_refused(make_runner):
     with pytest.raises(ValueError, match='needs mmsemi.CalibrateScores'):
         make_runner(stages=(KEEP, )).train()
