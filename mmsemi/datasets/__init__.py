@@ -18,9 +18,10 @@ __all__ = [
     'SeededIndex', 'SemanticSplit', 'UnlabeledImageDataset',
     'check_batch_size', 'check_coco', 'check_no_leak', 'classes_in_masks',
     'convert_split', 'find_pairs', 'halve_images', 'hold_out_images',
-    'identify_split', 'load_coco', 'make_digits', 'missing_files', 'mmseg_lines', 'read_mask',
-    'read_split_list', 'set_hash', 'split_by_classes', 'split_coco',
-    'split_coco_k_shot', 'split_stem', 'write_lists', 'write_split'
+    'identify_split', 'load_coco', 'make_digits', 'missing_files',
+    'mmseg_lines', 'read_mask', 'read_split_list', 'set_hash',
+    'split_by_classes', 'split_coco', 'split_coco_k_shot', 'split_stem',
+    'write_lists', 'write_split'
 ]
 
 if is_installed('mmdet'):
