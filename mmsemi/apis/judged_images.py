@@ -23,7 +23,7 @@ from mmsemi.methods import MultiViewModel
 from mmsemi.methods.instance_views import fit_canvas, view_frame
 from mmsemi.methods.soft_label_emission import emitting_soft_labels
 from mmsemi.pseudo_labels.outcomes import (PredictionOutcomes,
-                                           instance_overlaps,
+                                           check_mask_frame, instance_overlaps,
                                            judge_predictions)
 from mmsemi.structures.view_geometry import masks_to_boxes
 from .class_check import class_problems
@@ -323,11 +323,4 @@ def _check_sample(sample: DetDataSample) -> None:
     if 'img_id' not in sample and 'img_path' not in sample:
         raise ValueError("The data samples have no img_id; list 'img_id' in "
                          'meta_keys of PackDetInputs.')
-    shape = tuple(sample.img_shape[:2])
-    if 'masks' in truth and len(truth):
-        size = (truth.masks.height, truth.masks.width)
-        if size != shape:
-            raise ValueError(
-                f'The annotated masks of {name} have {size} pixels, the '
-                f'image that the model sees {shape}: the pipeline must load '
-                'annotations before the image changes its size.')
+    check_mask_frame(truth, sample.img_shape, name)

@@ -12,7 +12,7 @@ from mmsemi.structures.dense_pseudo_label import IGNORE_LABEL, DensePseudoLabel
 from .calibration_measures import pixel_weights
 from .class_calibrator import ClassCalibrator
 from .instance_filters import check_unit_interval
-from .outcomes import check_outcome, judge_predictions
+from .outcomes import check_mask_frame, check_outcome, judge_predictions
 from .pipeline import PseudoLabelStage
 
 
@@ -125,6 +125,10 @@ class CalibrateScores(CalibrationStage):
                     'CalibrateScores measures on images without annotations;'
                     " they need dict(type='LoadAnnotations', with_bbox=True,"
                     ' with_mask=True) in their pipeline.')
+            if 'img_shape' in sample:
+                # In another frame nothing would overlap, without a word.
+                check_mask_frame(truth, sample.img_shape,
+                                 str(sample.get('img_path', 'an image')))
             judged = judge_predictions(
                 label,
                 truth,

@@ -75,6 +75,29 @@ def check_outcome(kind: str, field: str) -> str:
     return kind
 
 
+def check_mask_frame(truth: InstanceData, shape: Sequence[int],
+                     name: str) -> None:
+    """Refuse annotated masks of another size than the model's image.
+
+    Args:
+        truth (InstanceData): Ground truth, with or without ``masks``.
+        shape (Sequence[int]): Height and width that the model sees, without
+            padding.
+        name (str): Name of the image, for the message.
+
+    Raises:
+        ValueError: If the sizes differ.
+    """
+    if 'masks' not in truth or len(truth) == 0:
+        return
+    size = (truth.masks.height, truth.masks.width)
+    if size != tuple(shape[:2]):
+        raise ValueError(
+            f'The annotated masks of {name} have {size} pixels, the image '
+            f'that the model sees {tuple(shape[:2])}: the pipeline must load '
+            'annotations before the image changes its size.')
+
+
 def instance_overlaps(predictions: InstanceData,
                       others: InstanceData,
                       iscrowd: bool = False) -> Tensor:

@@ -1,7 +1,9 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
@@ -194,6 +196,14 @@ def test_images_without_annotations():
     with pytest.raises(ValueError, match='without label maps'):
         CalibratePixels(dict(num_classes=2)).observe([dense([[.5]])],
                                                      [SegDataSample()])
+
+
+def test_annotations_in_another_frame():
+    sample = truth([1], [BOX], img_shape=(16, 16))
+    sample.gt_instances.masks = BitmapMasks(
+        np.ones((1, 32, 32), np.uint8), 32, 32)
+    with pytest.raises(ValueError, match=r'have \(32, 32\) pixels.*before'):
+        scalar().observe([instances([.5], [1], bboxes=[BOX])], [sample])
 
 
 # Pixels -------------------------------------------------------------------
