@@ -25,9 +25,13 @@ __all__ = [
 ]
 
 if is_installed('mmdet'):
-    from .digits_instance import DigitsInstanceDataset
+    from .digits_instance import (DigitsInstanceDataset,
+                                  LongTailedDigitsDataset)
     from .lvis import LVISV1FederatedDataset
-    __all__ += ['DigitsInstanceDataset', 'LVISV1FederatedDataset']
+    __all__ += [
+        'DigitsInstanceDataset', 'LVISV1FederatedDataset',
+        'LongTailedDigitsDataset'
+    ]
 
 if is_installed('mmseg'):
     from .digits_semantic import DigitsSemanticDataset

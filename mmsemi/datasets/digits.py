@@ -1,5 +1,8 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
-"""The embedded data: digit scenes in COCO and mmseg format, from a seed."""
+"""The embedded data: digit scenes in COCO and mmseg format, from a seed.
+
+Long-tailed ones are in LVIS's format, which is COCO's with a few fields more.
+"""
 import hashlib
 import json
 import os
@@ -13,13 +16,16 @@ import pycocotools.mask as mask_utils
 from rich.progress import track
 
 from .digit_scenes import (DIGIT_CLASSES, SPLITS, DigitScene,
-                           DigitSceneComposer, check_int)
+                           DigitSceneComposer, check_int, class_frequencies)
 from .splits import split_coco, split_stem, write_split
 from .text_files import lines_text, write_texts
 
 INFO_FILE = 'digits.json'
 # Raised whenever the same parameters give other scenes than before.
 GENERATOR_VERSION = 1
+# A class is rare if it is drawn at most so often as the most frequent one,
+# common if less than half as often.
+RARE_SHARE, FREQUENT_SHARE = 0.1, 0.5
 
 
 def make_digits(out_dir: os.PathLike,
@@ -44,6 +50,11 @@ def make_digits(out_dir: os.PathLike,
     and last ``digits.json`` with the parameters and a checksum. Everything
     is built beside the folder and moved in one step, so a killed run leaves
     no half data set. Equal arguments give equal bytes.
+
+    With a long tail the annotations have what LVIS v1 adds to COCO:
+    categories a ``frequency`` by :func:`frequency_letters`, images a
+    ``coco_url``, ``neg_category_ids`` and ``not_exhaustive_category_ids``;
+    every scene is annotated exhaustively.
 
     Args:
         out_dir (path): Folder of the data set; made where missing.
@@ -98,6 +109,8 @@ def make_digits(out_dir: os.PathLike,
         image_size=image_size,
         digits_per_scene=list(digits_per_scene),
         max_overlap=float(max_overlap))
+    if long_tail > 1:
+        parameters['annotation_format'] = 'lvis'
 
     out_dir = Path(out_dir)
     if _is_reusable(out_dir, parameters, overwrite):
@@ -109,8 +122,12 @@ def make_digits(out_dir: os.PathLike,
         # A folder of its own, because mkdtemp's is closed to other users.
         staged = Path(tmp) / 'data'
         for split, number in zip(SPLITS, (num_train, num_val)):
-            _write_split_of_scenes(staged, split, number, composers[split],
-                                   seed, progress)
+            annotations = _write_scenes(staged, split, number,
+                                        composers[split], seed, progress)
+            if long_tail > 1:
+                _add_lvis_fields(annotations, split, long_tail)
+            _write_json(staged / f'annotations/instances_{split}.json',
+                        annotations)
         _write_splits(staged, percents, split_seeds)
         info = dict(parameters=parameters, checksum=checksum(staged))
         _write_json(staged / INFO_FILE, info)
@@ -141,6 +158,24 @@ def checksum(root: os.PathLike) -> str:
         digest.update(file.relative_to(root).as_posix().encode())
         digest.update(file.read_bytes() if file.is_file() else b'missing')
     return digest.hexdigest()
+
+
+def frequency_letters(long_tail: float) -> Tuple[str, ...]:
+    """Return which classes are rare, common and frequent.
+
+    Args:
+        long_tail (float): See :func:`class_frequencies`.
+
+    Returns:
+        tuple[str]: 'r', 'c' or 'f' for each class. Rare classes are drawn at
+        most a tenth as often as the most frequent one, which is also what
+        lies between LVIS's limits of 10 and 100 images; frequent ones at
+        least half as often.
+    """
+    frequencies = class_frequencies(long_tail)
+    shares = frequencies / frequencies.max()
+    return tuple('r' if share <= RARE_SHARE else
+                 'c' if share < FREQUENT_SHARE else 'f' for share in shares)
 
 
 def _is_reusable(out_dir: Path, parameters: dict, overwrite: bool) -> bool:
@@ -180,9 +215,10 @@ def _is_reusable(out_dir: Path, parameters: dict, overwrite: bool) -> bool:
     return True
 
 
-def _write_split_of_scenes(root: Path, split: str, number: int,
-                           composer: DigitSceneComposer, seed: int,
-                           progress: bool) -> None:
+def _write_scenes(root: Path, split: str, number: int,
+                  composer: DigitSceneComposer, seed: int,
+                  progress: bool) -> dict:
+    """Write images and label maps, return annotations in COCO's format."""
     images, annotations = [], []
 
     def scenes() -> Iterator[Tuple[int, DigitScene]]:
@@ -222,9 +258,23 @@ def _write_split_of_scenes(root: Path, split: str, number: int,
         dict(id=i + 1, name=name, supercategory='digit')
         for i, name in enumerate(DIGIT_CLASSES)
     ]
-    _write_json(
-        root / 'annotations' / f'instances_{split}.json',
-        dict(images=images, annotations=annotations, categories=categories))
+    return dict(images=images, annotations=annotations, categories=categories)
+
+
+def _add_lvis_fields(coco: dict, split: str, long_tail: float) -> None:
+    """Add what LVIS v1 has beside COCO's fields."""
+    for category, letter in zip(coco['categories'],
+                                frequency_letters(long_tail)):
+        category['frequency'] = letter
+    present = {image['id']: set() for image in coco['images']}
+    for annotation in coco['annotations']:
+        present[annotation['image_id']].add(annotation['category_id'])
+    every = {category['id'] for category in coco['categories']}
+    for image in coco['images']:
+        image.update(
+            coco_url=f'{split}/{image["file_name"]}',
+            neg_category_ids=sorted(every - present[image['id']]),
+            not_exhaustive_category_ids=[])
 
 
 def _write_json(path: Path, content: dict) -> None:

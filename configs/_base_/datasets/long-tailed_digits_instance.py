@@ -1,0 +1,17 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+# The labelled long-tailed digits alone, with the augmentation that the
+# student gets.
+_base_ = './semi_long-tailed_digits_instance.py'
+
+balanced_dataset = _base_.balanced_dataset
+balanced_dataset.dataset.pipeline[-1] = dict(type='mmsemi.PackDetInputs')
+train_dataloader = dict(
+    _delete_=True,
+    batch_size=8,
+    num_workers=1,
+    persistent_workers=True,
+    collate_fn=dict(type='pseudo_collate'),
+    sampler=dict(
+        type='mmsemi.MultiSourceSampler', batch_size=8, source_ratio=[1]),
+    dataset=dict(
+        type='mmsemi.MultiSourceDataset', datasets=[balanced_dataset]))

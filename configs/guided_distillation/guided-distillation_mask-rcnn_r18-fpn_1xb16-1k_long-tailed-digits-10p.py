@@ -1,0 +1,29 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+_base_ = [
+    '../_base_/models/mask-rcnn_digits.py',
+    '../_base_/datasets/semi_long-tailed_digits_instance.py',
+    '../_base_/schedules/schedule_1k.py',
+    '../_base_/long-tailed_digits_runtime.py', '../_base_/semi_runtime.py'
+]
+
+model = dict(
+    _delete_=True,
+    type='mmsemi.GuidedDistillation',
+    segmentor=_base_.model,
+    teacher=dict(
+        # What the config of this name in ../supervised ends with.
+        checkpoint='work_dirs/'
+        'supervised_mask-rcnn_r18-fpn_1xb8-1k_long-tailed-digits-10p/'
+        'iter_1000.pth',
+        # The share of the training that Mask2Former burns in.
+        guided_steps=150,
+        momentum=0.005),
+    # Masks of digits are small: none is filtered by its size.
+    pseudo_label_pipeline=[dict(type='mmsemi.FilterByScore', score_thr=0.7)],
+    # Boxes and masks of the teacher are not as good as those of labels.
+    unsup_weight=0.5,
+    predict_on='teacher',
+    hidden_label_interval=10)
+val_cfg = dict(type='mmsemi.MultiViewValLoop')
+custom_hooks = _base_.custom_hooks
+custom_hooks[-1].update(interval=500)
