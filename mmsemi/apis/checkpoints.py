@@ -84,13 +84,22 @@ def latest_checkpoint(work_dir: Union[str, Path]) -> Optional[str]:
     return None
 
 
-def check_teacher(settings: 'TeacherSettings', step: int) -> None:
+def check_teacher(settings: 'TeacherSettings',
+                  step: int,
+                  stage2_begin: int = 0) -> None:
     """Raise ValueError if the teacher does not hold anything yet.
 
     Args:
         settings (TeacherSettings): How the teacher learns.
         step (int): Optimizer steps so far.
+        stage2_begin (int): Step at which stage 2 of ``mmsemi.SemInst``
+            began; negative before. Defaults to 0.
     """
+    if stage2_begin < 0:
+        raise ValueError(
+            'The teacher has not learnt anything yet: the checkpoint is of '
+            f'stage 1, at optimizer step {step}, and the teacher becomes a '
+            'copy of the student at its end. Take the student.')
     if (settings.mode == 'ema' and not settings.average_burn_in
             and step < settings.burn_in_steps):
         raise ValueError(

@@ -133,7 +133,8 @@ def check_weights(model: Optional[MultiViewModel],
             f'weights starts with {missing[0]!r}. Is it of another method, or '
             'of one with other settings?')
     if which == 'teacher' and need_teacher:
-        check_teacher(model.teacher_settings, int(state_dict.get('step', 0)))
+        check_teacher(model.teacher_settings, int(state_dict.get('step', 0)),
+                      int(state_dict.get('stage2_begin', 0)))
 
 
 def _listed(parts: List[str]) -> str:

@@ -2,6 +2,8 @@
 from mmsemi.compat import is_installed
 from .calibration_split import halve_images, hold_out_images
 from .digits import make_digits
+from .instance_checks import (InstanceReport, KnownInstances, check_instances,
+                              known_instances)
 from .known_splits import KNOWN_SPLITS, KnownSplit, identify_split, set_hash
 from .multi_source import MultiSourceDataset
 from .samplers import MultiSourceSampler, SeededIndex, check_batch_size
@@ -14,23 +16,24 @@ from .splits import (check_coco, check_no_leak, load_coco, split_coco,
 from .unlabeled import UnlabeledImageDataset
 
 __all__ = [
-    'KNOWN_SPLITS', 'KnownSplit', 'MultiSourceDataset', 'MultiSourceSampler',
-    'SeededIndex', 'SemanticSplit', 'UnlabeledImageDataset',
-    'check_batch_size', 'check_coco', 'check_no_leak', 'classes_in_masks',
-    'convert_split', 'find_pairs', 'halve_images', 'hold_out_images',
-    'identify_split', 'load_coco', 'make_digits', 'missing_files',
+    'InstanceReport', 'KNOWN_SPLITS', 'KnownInstances', 'KnownSplit',
+    'MultiSourceDataset', 'MultiSourceSampler', 'SeededIndex', 'SemanticSplit',
+    'UnlabeledImageDataset', 'check_batch_size', 'check_coco',
+    'check_instances', 'check_no_leak', 'classes_in_masks', 'convert_split',
+    'find_pairs', 'halve_images', 'hold_out_images', 'identify_split',
+    'known_instances', 'load_coco', 'make_digits', 'missing_files',
     'mmseg_lines', 'read_mask', 'read_split_list', 'set_hash',
     'split_by_classes', 'split_coco', 'split_coco_k_shot', 'split_stem',
     'write_lists', 'write_split'
 ]
 
 if is_installed('mmdet'):
-    from .digits_instance import (DigitsInstanceDataset,
-                                  LongTailedDigitsDataset)
+    from .digits_instance import DigitsInstanceDataset, LongTailedDigitsDataset
     from .lvis import LVISV1FederatedDataset
+    from .trashcan import TrashCanDataset
     __all__ += [
         'DigitsInstanceDataset', 'LVISV1FederatedDataset',
-        'LongTailedDigitsDataset'
+        'LongTailedDigitsDataset', 'TrashCanDataset'
     ]
 
 if is_installed('mmseg'):

@@ -17,7 +17,7 @@ from rich.progress import track
 
 from .digit_scenes import (DIGIT_CLASSES, SPLITS, DigitScene,
                            DigitSceneComposer, check_int, class_frequencies)
-from .splits import split_coco, split_stem, write_split
+from .splits import split_coco, split_coco_k_shot, split_stem, write_split
 from .text_files import lines_text, write_texts
 
 INFO_FILE = 'digits.json'
@@ -39,7 +39,8 @@ def make_digits(out_dir: os.PathLike,
                 percents: Sequence[float] = (1, 2, 5, 10, 100),
                 split_seeds: Sequence[int] = (0, ),
                 overwrite: bool = False,
-                progress: bool = False) -> Path:
+                progress: bool = False,
+                shots: Sequence[int] = ()) -> Path:
     """Write a data set of digit scenes, or reuse the one that is there.
 
     The folder gets ``train/`` and ``val/`` (PNG images), ``masks/train``
@@ -75,6 +76,9 @@ def make_digits(out_dir: os.PathLike,
         overwrite (bool): Replace a folder of digits data made with other
             parameters, with everything in it. Defaults to False.
         progress (bool): Show a progress bar. Defaults to False.
+        shots (Sequence[int]): Numbers of labelled instances per class to
+            write splits for as well; see :func:`split_coco_k_shot`.
+            Defaults to ().
 
     Returns:
         Path: ``out_dir``.
@@ -90,6 +94,8 @@ def make_digits(out_dir: os.PathLike,
         if not 0 < percent <= 100:
             raise ValueError('percents must be above 0 and at most 100, got '
                              f'{percent!r}')
+    for number in shots:
+        check_int('shots', number, 1)
     for split_seed in split_seeds:
         check_int('split_seeds', split_seed, 0)
     scene_options = dict(
@@ -114,7 +120,7 @@ def make_digits(out_dir: os.PathLike,
 
     out_dir = Path(out_dir)
     if _is_reusable(out_dir, parameters, overwrite):
-        _write_splits(out_dir, percents, split_seeds)
+        _write_splits(out_dir, percents, shots, split_seeds)
         return out_dir
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
@@ -128,7 +134,7 @@ def make_digits(out_dir: os.PathLike,
                 _add_lvis_fields(annotations, split, long_tail)
             _write_json(staged / f'annotations/instances_{split}.json',
                         annotations)
-        _write_splits(staged, percents, split_seeds)
+        _write_splits(staged, percents, shots, split_seeds)
         info = dict(parameters=parameters, checksum=checksum(staged))
         _write_json(staged / INFO_FILE, info)
         if out_dir.exists():
@@ -282,7 +288,7 @@ def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content))
 
 
-def _write_splits(root: Path, percents: Sequence[float],
+def _write_splits(root: Path, percents: Sequence[float], shots: Sequence[int],
                   split_seeds: Sequence[int]) -> None:
     """Write the labelled/unlabelled pairs; equal files are left alone.
 
@@ -292,22 +298,25 @@ def _write_splits(root: Path, percents: Sequence[float],
     write_texts({root / 'splits/val.txt': _image_list(val)})
     folder = root / 'annotations'
     coco = json.loads((folder / 'instances_train.json').read_text())
-    for seed in split_seeds:
-        for percent in percents:
-            try:
-                labeled, unlabeled = split_coco(
-                    coco, percent, seed=seed, keep_hidden_labels=True)
-            except ValueError as error:
-                raise ValueError(f'percents: {error}') from None
-            stem = split_stem('instances_train', percent=percent, seed=seed)
-            write_split(labeled, unlabeled, folder, stem)
-            stem = split_stem('train', percent=percent, seed=seed)
-            write_texts({
-                root / f'splits/{stem}.txt':
-                _image_list(labeled),
-                root / f'splits/{stem}-unlabeled.txt':
-                _image_list(unlabeled)
-            })
+    jobs = [('percents', split_coco, dict(percent=percent, seed=seed))
+            for seed in split_seeds for percent in percents]
+    jobs += [('shots', split_coco_k_shot, dict(shots=number, seed=seed))
+             for seed in split_seeds for number in shots]
+    for field, split, options in jobs:
+        try:
+            labeled, unlabeled = split(
+                coco, keep_hidden_labels=True, **options)
+        except ValueError as error:
+            raise ValueError(f'{field}: {error}') from None
+        write_split(labeled, unlabeled, folder,
+                    split_stem('instances_train', **options))
+        stem = split_stem('train', **options)
+        write_texts({
+            root / f'splits/{stem}.txt':
+            _image_list(labeled),
+            root / f'splits/{stem}-unlabeled.txt':
+            _image_list(unlabeled)
+        })
 
 
 def _image_list(coco: dict) -> str:

@@ -14,7 +14,8 @@ __all__ = [
 if is_installed('mmdet'):
     from .guided_distillation import GuidedDistillation
     from .semi_instance_segmentor import SemiInstanceSegmentor
-    __all__ += ['GuidedDistillation', 'SemiInstanceSegmentor']
+    from .seminst import SemInst
+    __all__ += ['GuidedDistillation', 'SemInst', 'SemiInstanceSegmentor']
 
 if is_installed('mmseg'):
     from .cafs import CAFS

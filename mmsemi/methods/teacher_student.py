@@ -159,7 +159,7 @@ class TeacherStudent(MultiViewModel):
         """
         # Read once and before the student runs: on a device the host waits
         # for all work queued so far.
-        step = int(self.step) - self.teacher_settings.burn_in_steps
+        step = self.steps_since_burn_in
         self._check_views(inputs, VIEWS[:1] if step < 0 else self.views)
         if self._guide_is_missing:
             raise RuntimeError(
@@ -237,9 +237,14 @@ class TeacherStudent(MultiViewModel):
                 level=30)
 
     @property
+    def steps_since_burn_in(self) -> int:
+        """int: Optimizer steps with pseudo-labels; negative before."""
+        return int(self.step) - self.teacher_settings.burn_in_steps
+
+    @property
     def burning_in(self) -> bool:
         """bool: Whether the student still learns from labels alone."""
-        return int(self.step) < self.teacher_settings.burn_in_steps
+        return self.steps_since_burn_in < 0
 
     @property
     def guided(self) -> bool:
@@ -296,9 +301,9 @@ class TeacherStudent(MultiViewModel):
                               op='mean')
         if settings.mode != 'ema':
             return
-        update = int(self.step) - settings.guided_steps
-        if not settings.average_burn_in:
-            update -= settings.burn_in_steps
+        update = int(self.step) if settings.average_burn_in else \
+            self.steps_since_burn_in
+        update -= settings.guided_steps
         if update < 0:
             return
         if update == 0:

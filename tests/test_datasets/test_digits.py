@@ -360,3 +360,32 @@ def test_missing_annotations_name_the_command(tmp_path):
             match=f'make_digits.py {re.escape(str(tmp_path))}'):
         DigitsInstanceDataset(
             data_root=str(tmp_path), ann_file='annotations/none.json')
+
+
+def test_few_shot_splits(tmp_path):
+    """At least K instances of each digit, in two formats; added later too."""
+    root = tmp_path / 'digits'
+    options = dict(num_train=60, num_val=2, percents=(), image_size=48)
+    make_digits(root, digits_per_scene=(1, 2), **options)
+    make_digits(
+        root, digits_per_scene=(1, 2), shots=(1, 3), split_seeds=(0, 1),
+        **options)
+    for shots in (1, 3):
+        for seed in (0, 1):
+            stem = f'seed{seed}-fold0@{shots}shot'
+            labeled, unlabeled = (
+                read_json(root / f'annotations/instances_train.{stem}{end}')
+                for end in ('.json', '-unlabeled.json'))
+            counts = np.bincount(
+                [ann['category_id'] for ann in labeled['annotations']],
+                minlength=11)[1:]
+            assert counts.min() >= shots and counts.sum() <= 20 * shots
+            # To measure pseudo-labels with.
+            assert unlabeled['annotations']
+            assert len(labeled['images']) + len(unlabeled['images']) == 60
+            lines = (root / f'splits/train.{stem}.txt').read_text().split()
+            assert len(lines) == len(labeled['images'])
+    with pytest.raises(ValueError, match='shots: shots=1000, but these'):
+        make_digits(root, digits_per_scene=(1, 2), shots=(1000, ), **options)
+    with pytest.raises((TypeError, ValueError), match='shots'):
+        make_digits(root, digits_per_scene=(1, 2), shots=(0, ), **options)

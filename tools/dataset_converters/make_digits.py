@@ -52,11 +52,18 @@ def parse_args() -> argparse.Namespace:
         default=(1, 2, 5, 10, 100),
         help='labelled percentages to write splits for')
     parser.add_argument(
+        '--shots',
+        type=int,
+        nargs='*',
+        default=(),
+        help='numbers of labelled instances per class to write splits for '
+        'as well, such as 5 10')
+    parser.add_argument(
         '--split-seeds',
         type=int,
         nargs='+',
         default=(0, ),
-        help='one pair of files per seed and percentage')
+        help='one pair of files per seed and percentage or number of shots')
     parser.add_argument(
         '--overwrite',
         action='store_true',

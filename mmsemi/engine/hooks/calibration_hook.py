@@ -98,6 +98,17 @@ class CalibrationHook(Hook):
             if not model.burning_in:
                 self.calibrate(model)
 
+    def before_train_iter(self,
+                          runner: Runner,
+                          batch_idx: int,
+                          data_batch: Optional[dict] = None) -> None:
+        """Measure if the loop ended the supervised stage just now."""
+        if self._fitted:
+            return
+        model = teacher_student(runner, type(self).__name__)
+        if not model.burning_in:
+            self.calibrate(model)
+
     def after_train_iter(self,
                          runner: Runner,
                          batch_idx: int,

@@ -3,6 +3,7 @@ from typing import List, Optional
 
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
@@ -18,7 +19,8 @@ class TeacherUpdateHook(Hook):
 
     The optimizers themselves report their steps. An iteration that only
     accumulates gradients, or whose step the loss scaler skipped because a
-    gradient overflowed, leaves the teacher and its step count alone.
+    gradient overflowed, leaves the teacher and its step count alone. A loop
+    may replace the optimizer between two iterations.
 
     Before training it also runs :func:`check_training`.
 
@@ -33,6 +35,7 @@ class TeacherUpdateHook(Hook):
 
     def __init__(self) -> None:
         self._handles = []
+        self._heard: Optional[OptimWrapper] = None
         # One entry per step of this iteration: None, or the overflow flag
         # of a fused optimizer, which skips the step inside its kernel.
         self._steps: List[Optional[Tensor]] = []
@@ -42,7 +45,19 @@ class TeacherUpdateHook(Hook):
         teacher_student(runner, type(self).__name__)
         self._check_other_hooks(runner)
         check_training(runner)
+        self._listen(runner)
+
+    def before_train_iter(self,
+                          runner: Runner,
+                          batch_idx: int,
+                          data_batch: Optional[dict] = None) -> None:
+        """Listen to an optimizer that is new."""
+        if runner.optim_wrapper is not self._heard:
+            self._listen(runner)
+
+    def _listen(self, runner: Runner) -> None:
         self._stop_listening()
+        self._heard = runner.optim_wrapper
         for wrapper in optim_wrappers(runner.optim_wrapper):
             optimizer = wrapper.optimizer
             if not isinstance(optimizer, Optimizer):
@@ -76,6 +91,7 @@ class TeacherUpdateHook(Hook):
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self._heard = None
         self._steps = []
 
     def _check_other_hooks(self, runner: Runner) -> None:

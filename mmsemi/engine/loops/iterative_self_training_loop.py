@@ -19,15 +19,15 @@ from mmsemi.methods.iterative_self_training import (HUMAN, MIXED, PSEUDO,
 from mmsemi.methods.self_training import check_fraction, label_by_argmax
 from mmsemi.registry import LOOPS
 from mmsemi.structures.confusion_matrix import ConfusionMatrix
+from .pseudo_mask_loop import PseudoMaskLoop
 from .round_checks import check_count
 from .round_data import annotation_loader, load_mask
-from .round_loop import RoundLoop
 
 RELABEL = ('pseudo', 'every')
 
 
 @LOOPS.register_module()
-class IterativeSelfTrainingLoop(RoundLoop):
+class IterativeSelfTrainingLoop(PseudoMaskLoop):
     """GIST, RIST and FIST (arXiv 2103.17105) as one training.
 
     A first training on human labels makes the first pseudo-labels. Every
@@ -43,7 +43,7 @@ class IterativeSelfTrainingLoop(RoundLoop):
 
     No code was released: see ``mmsemi.methods.iterative_self_training`` for
     what is known. One training from one beam entry is a round here; see
-    :class:`RoundLoop` for schedules, validation and resume.
+    :class:`PseudoMaskLoop` for schedules, validation and resume.
 
     Args:
         runner (Runner): The runner.
@@ -71,8 +71,8 @@ class IterativeSelfTrainingLoop(RoundLoop):
         seed (int, optional): Seed of choices and slice. Defaults to None:
             that of the training's data.
         labeling (dict, optional): See :class:`LabelingSettings`.
-        val_begin (int): See :class:`RoundLoop`.
-        val_interval (int): See :class:`RoundLoop`.
+        val_begin (int): See :class:`PseudoMaskLoop`.
+        val_interval (int): See :class:`PseudoMaskLoop`.
 
     Raises:
         TypeError: If a config is something else already.

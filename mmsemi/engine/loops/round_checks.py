@@ -55,15 +55,34 @@ def check_dataloader(dataloader: Any) -> None:
 
 
 def check_runner(runner: Runner) -> None:
-    """Refuse a model, optimizer or hook that cannot start anew.
+    """Refuse an optimizer or hook that cannot start anew.
 
     Args:
         runner (Runner): The runner, before its optimizer is built.
 
     Raises:
-        TypeError: If model or optimizer are no configs.
-        ValueError: If the model gives no logits, or a hook would go on from
-            round to round.
+        TypeError: If the optimizer is no config.
+        ValueError: If a hook would go on from round to round.
+    """
+    if isinstance(runner.optim_wrapper, OptimWrapper):
+        raise TypeError('optim_wrapper must be a config dict: every round '
+                        'has an optimizer of its own.')
+    for hook in runner.hooks:
+        if isinstance(hook, (EMAHook, EarlyStoppingHook)):
+            raise ValueError(
+                f'{type(hook).__name__} goes on over all rounds, which would '
+                'mix or end them. Leave it out of custom_hooks.')
+
+
+def check_segmentor(runner: Runner) -> None:
+    """Refuse a model that cannot be built anew or gives no label maps.
+
+    Args:
+        runner (Runner): The runner.
+
+    Raises:
+        TypeError: If the model is no config.
+        ValueError: If the model gives no logits.
     """
     if not isinstance(runner.cfg.get('model'), Mapping):
         raise TypeError('Rounds of training build their model anew, from '
@@ -80,14 +99,6 @@ def check_runner(runner: Runner) -> None:
         raise ValueError(
             'model.decode_head.out_channels=1 gives one sigmoid; use '
             'out_channels=2 and a softmax over background and foreground.')
-    if isinstance(runner.optim_wrapper, OptimWrapper):
-        raise TypeError('optim_wrapper must be a config dict: every round '
-                        'has an optimizer of its own.')
-    for hook in runner.hooks:
-        if isinstance(hook, (EMAHook, EarlyStoppingHook)):
-            raise ValueError(
-                f'{type(hook).__name__} goes on over all rounds, which would '
-                'mix or end them. Leave it out of custom_hooks.')
 
 
 def check_accumulation(optim_wrapper: Mapping, lengths: List[int]) -> None:

@@ -2,40 +2,31 @@
 """Several trainings one after the other, in one run that can be resumed."""
 import bisect
 import copy
-import os
 import os.path as osp
 from abc import abstractmethod
 from itertools import accumulate
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
-import torch
 from mmengine.dataset import BaseDataset
-from mmengine.dist import barrier, broadcast, is_main_process
-from mmengine.hooks import CheckpointHook
+from mmengine.dist import broadcast
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS
 from mmengine.runner import IterBasedTrainLoop, Runner
-from mmengine.runner.checkpoint import load_checkpoint
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmsemi.datasets.multi_source import MultiSourceDataset, seeded
-from .pseudo_mask_writer import LabelingSettings, PseudoMaskWriter
+from mmsemi.datasets.multi_source import MultiSourceDataset
 from .round_checks import (bare_model, check_accumulation, check_count,
-                           check_dataloader, check_runner, schedules_of)
-from .round_data import (PseudoLabeledDataset, build_pseudo_pipeline,
-                         build_unlabeled)
+                           check_runner, schedules_of)
 
-STATE_KEY = 'self_training'
 # Words of the seeds, so that data and fresh weights are independent.
 DATA_STREAM, WEIGHTS_STREAM = 1, 2
 
 
 class RoundLoop(IterBasedTrainLoop):
-    """Base of loops that train in rounds and label images between them.
+    """Base of loops that train in rounds.
 
     Iterations are counted over all rounds. Every round has an optimizer,
     schedules and a data stream of its own: ``optim_wrapper`` and
@@ -45,23 +36,16 @@ class RoundLoop(IterBasedTrainLoop):
     ``IterBasedTrainLoop``.
 
     A checkpoint is written at the end of every round. Checkpoints hold, as
-    ``self_training`` in mmengine's message hub, what a resume needs beside
-    weights, optimizer and schedules; masks and weights of earlier rounds
-    stay in ``work_dir/self_training/round_{k}``. A resumed training first
-    makes up for what follows its last iteration: a validation, the
-    labelling.
+    :attr:`state_key` in mmengine's message hub, what a resume needs beside
+    weights, optimizer and schedules. A resumed training first makes up for
+    what follows its last iteration: a validation, what ends a round.
 
     Args:
-        runner (Runner): The runner, made by ``Runner.from_cfg``.
-        dataloader (dict): ``train_dataloader``: the labelled images, as
-            only source of an ``mmsemi.MultiSourceDataset`` with
-            ``mmsemi.MultiSourceSampler``.
+        runner (Runner): The runner.
+        dataloader (dict): ``train_dataloader``: a
+            ``mmsemi.MultiSourceDataset``, whose first source are the
+            labelled images, with ``mmsemi.MultiSourceSampler``.
         round_lengths (Sequence[int]): Iterations of every round.
-        unlabeled_dataset (dict): Images to label, with a test pipeline
-            without annotations.
-        pseudo_pipeline (Sequence[dict]): Pipeline of pseudo-labelled images
-            in training; it loads the mask with ``LoadAnnotations``.
-        labeling (dict, optional): See :class:`LabelingSettings`.
         val_begin (int): First iteration of a round that may be validated.
             Defaults to 1.
         val_interval (int): Iterations between validations. Defaults to
@@ -72,16 +56,15 @@ class RoundLoop(IterBasedTrainLoop):
         ValueError: If anything in the config cannot work.
     """
 
+    state_key: str = ''
+    """Name of the loop's own values in a checkpoint."""
+
     def __init__(self,
                  runner: Runner,
                  dataloader: Dict,
                  round_lengths: Sequence[int],
-                 unlabeled_dataset: Optional[Dict],
-                 pseudo_pipeline: Optional[Sequence],
-                 labeling: Optional[Mapping] = None,
                  val_begin: int = 1,
                  val_interval: int = 1000) -> None:
-        check_dataloader(dataloader)
         check_runner(runner)
         check_count(val_interval, 'train_cfg.val_interval')
         self.round_lengths = list(round_lengths)
@@ -90,24 +73,16 @@ class RoundLoop(IterBasedTrainLoop):
         self._optim_config = copy.deepcopy(runner.optim_wrapper)
         self._schedule_config = copy.deepcopy(runner.param_schedulers)
         check_accumulation(self._optim_config, self.round_lengths)
-        schedules_of(self._schedule_config, min(self.round_lengths))
+        self._schedules(self.round_lengths.index(min(self.round_lengths)))
         super().__init__(runner, dataloader, self._ends[-1], val_begin,
                          val_interval)
         self._first_loader = self.dataloader
         self.labeled = self.dataloader.dataset.datasets[0]
-        self.metainfo = self.dataloader.dataset.metainfo
-        if len(self.metainfo.get('classes') or ()) > 255:
-            raise ValueError('Pseudo-masks hold at most 255 classes, the '
-                             f"dataset has {len(self.metainfo['classes'])}.")
-        self.writer = PseudoMaskWriter(
-            build_unlabeled(unlabeled_dataset),
-            LabelingSettings.from_config(labeling))
-        self.pseudo_pipeline = build_pseudo_pipeline(pseudo_pipeline)
-        self.all_unlabeled = list(range(len(self.writer.images)))
         self.round = 0
         self.state: Dict[str, Any] = {}
         # The runner builds the schedules of round 0 itself.
         runner.param_schedulers = self._schedules(0)
+        runner.register_hook(_ResumedSchedulesHook(self))
 
     # What a method decides.
 
@@ -117,14 +92,18 @@ class RoundLoop(IterBasedTrainLoop):
 
     @abstractmethod
     def finish_round(self, number: int) -> None:
-        """Label images, choose, after a round; in every process.
+        """Do what follows a round, such as labelling; in every process.
 
         After a kill it runs again from the state of before.
         """
 
+    @abstractmethod
     def restore_weights(self, number: int) -> None:
         """Set the weights that a round after the first starts from."""
-        self.model.load_state_dict(self.fresh_weights(number))
+
+    def schedule_config(self, number: int) -> Any:
+        """Return the schedules of a round, as ``param_scheduler`` is."""
+        return self._schedule_config
 
     def after_step(self, step: int) -> None:
         """Do something after a step of the round, counted from 1."""
@@ -213,7 +192,21 @@ class RoundLoop(IterBasedTrainLoop):
             self.dataloader)
 
     def _schedules(self, number: int) -> Any:
-        return schedules_of(self._schedule_config, self.round_lengths[number])
+        return schedules_of(
+            self.schedule_config(number), self.round_lengths[number])
+
+    def resume_schedules(self, iteration: int) -> None:
+        """Build the schedules of the round that a checkpoint is of.
+
+        Args:
+            iteration (int): Iterations that the checkpoint has seen.
+        """
+        number = bisect.bisect_left(self._ends, iteration)
+        # Other lengths than the checkpoint's are refused later.
+        schedules = self._schedules(min(number, len(self._ends) - 1))
+        if schedules is not None:
+            schedules = self.runner.build_param_scheduler(schedules)
+        self.runner.param_schedulers = schedules
 
     def _log(self, what: str) -> None:
         text = self.title(self.round)
@@ -238,7 +231,7 @@ class RoundLoop(IterBasedTrainLoop):
             self.state.update(self.initial_state())
             self._publish_state()
         else:
-            self.state = hub.runtime_info.get(STATE_KEY)
+            self.state = hub.runtime_info.get(self.state_key)
             if self.state is None:
                 raise ValueError(
                     'The checkpoint to resume from was not written by '
@@ -255,7 +248,7 @@ class RoundLoop(IterBasedTrainLoop):
         self.dataloader = self.round_loader(self.round)
 
     def _publish_state(self) -> None:
-        self.runner.message_hub.update_info(STATE_KEY, self.state)
+        self.runner.message_hub.update_info(self.state_key, self.state)
 
     def _save_checkpoint(self, again: bool = False) -> None:
         """Write a checkpoint, unless there is one of this iteration."""
@@ -268,29 +261,7 @@ class RoundLoop(IterBasedTrainLoop):
             if again or osp.basename(hook.last_ckpt or '') != name:
                 hook._save_checkpoint_with_step(self.runner, self._iter, meta)
 
-    def folder(self, number: int) -> str:
-        """Return the folder of a round's files."""
-        return osp.join(self.runner.work_dir, 'self_training',
-                        f'round_{number}')
-
-    def save_weights(self, path: str) -> None:
-        """Write the current weights as a whole or not at all."""
-        if is_main_process():
-            os.makedirs(osp.dirname(path), exist_ok=True)
-            torch.save(self.model.state_dict(), path + '.tmp')
-            os.replace(path + '.tmp', path)
-        barrier()
-
-    @staticmethod
-    def load_weights(path: str) -> Dict[str, torch.Tensor]:
-        """Read weights of :meth:`save_weights`."""
-        if not osp.isfile(path):
-            raise FileNotFoundError(
-                f'The weights {path} of an earlier round are missing. Resume '
-                'from a checkpoint of that round, or start anew.')
-        return torch.load(path, map_location='cpu', weights_only=True)
-
-    # Data and models.
+    # Data and model.
 
     def stream_seed(self, number: int) -> int:
         """Return the seed of a round's data; round 0 has the sampler's."""
@@ -303,72 +274,54 @@ class RoundLoop(IterBasedTrainLoop):
             np.random.SeedSequence(self.state['seed'],
                                    spawn_key=words).generate_state(1)[0])
 
-    def pseudo_labeled(self, masks: Mapping[int, str]) -> BaseDataset:
-        """Return the unlabelled images with these masks."""
-        return PseudoLabeledDataset(self.writer.images, masks, self.metainfo,
-                                    self.pseudo_pipeline.transforms)
+    def build_loader(self,
+                     datasets: List[BaseDataset],
+                     source_ratio: Sequence[float],
+                     seed: int,
+                     batch_size: Optional[int] = None) -> DataLoader:
+        """Build a data loader like that of the config over other sources.
 
-    def build_loader(self, datasets: List[BaseDataset],
-                     source_ratio: Sequence[float], seed: int) -> DataLoader:
-        """Build a data loader like that of round 0 over other sources."""
+        Args:
+            datasets (list[BaseDataset]): The sources.
+            source_ratio (Sequence[float]): Their shares of a batch.
+            seed (int): Of the sampler.
+            batch_size (int, optional): Defaults to None: the config's.
+
+        Returns:
+            DataLoader: The data loader.
+        """
         config = dict(self._loader_config)
         sources = dict(config['dataset'], datasets=datasets)
         sources.pop('type')
         config['dataset'] = MultiSourceDataset(**sources)
         config['sampler'] = dict(
             config['sampler'], source_ratio=list(source_ratio), seed=seed)
+        if batch_size is not None:
+            config['batch_size'] = batch_size
+            config['sampler']['batch_size'] = batch_size
         return self.runner.build_dataloader(config, seed=self.runner.seed)
 
     @property
     def model(self) -> nn.Module:
-        """nn.Module: The segmenter without distributed wrappers."""
+        """nn.Module: The model without distributed wrappers."""
         return bare_model(self.runner.model)
-
-    def new_model(self, seed: int = 0) -> nn.Module:
-        """Build another segmenter; the random states stay as they are."""
-        with seeded(seed):
-            return MODELS.build(copy.deepcopy(self.runner.cfg.model))
-
-    def fresh_weights(self, number: int) -> Dict[str, torch.Tensor]:
-        """Return weights as at the start of a training, newly drawn.
-
-        Args:
-            number (int): The round that starts; each has its own draw.
-
-        Returns:
-            dict[str, Tensor]: With pre-trained parts and ``load_from``.
-        """
-        seed = self._seed(WEIGHTS_STREAM, number)
-        model = self.new_model(seed)
-        with seeded(seed):
-            model.init_weights()
-        if self.state['load_from'] is not None:
-            load_checkpoint(
-                model,
-                self.state['load_from'],
-                map_location='cpu',
-                revise_keys=[(r'^module\.', '')])
-        return model.state_dict()
-
-    def teacher(self, weights: Optional[str] = None) -> nn.Module:
-        """Return a copy of the segmenter, the same in every process.
-
-        Args:
-            weights (str, optional): File of :meth:`save_weights`. Defaults
-                to None: the current weights.
-
-        Returns:
-            nn.Module: In eval mode, on the device of training.
-        """
-        # In eval mode they are the same, and a CPU knows only one.
-        model = revert_sync_batchnorm(self.new_model())
-        model.load_state_dict(self.model.state_dict(
-        ) if weights is None else self.load_weights(weights))
-        model.to(next(self.model.parameters()).device)
-        for value in model.state_dict().values():
-            broadcast(value)
-        return model.eval()
 
     def _share_weights(self) -> None:
         for value in self.model.state_dict().values():
             broadcast(value)
+
+
+class _ResumedSchedulesHook(Hook):
+    """Let the runner load a round's schedules into ones of their kind.
+
+    It builds those of round 0, and would load into them what a checkpoint
+    of another round has.
+    """
+
+    def __init__(self, loop: RoundLoop) -> None:
+        self.loop = loop
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Build the schedules before their state is loaded."""
+        if runner._resume:
+            self.loop.resume_schedules(checkpoint['meta']['iter'])

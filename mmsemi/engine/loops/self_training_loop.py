@@ -13,15 +13,15 @@ from mmsemi.methods.self_training import (checkpoint_steps, label_by_argmax,
 from mmsemi.methods.self_training import \
     select_reliable as split_by_reliability
 from mmsemi.registry import LOOPS
+from .pseudo_mask_loop import PseudoMaskLoop
 from .pseudo_mask_writer import write_json
 from .round_checks import check_count
-from .round_loop import RoundLoop
 
 SELECT = ('last', 'best')
 
 
 @LOOPS.register_module()
-class SelfTrainingLoop(RoundLoop):
+class SelfTrainingLoop(PseudoMaskLoop):
     """Self-training and ST++ (Yang et al., CVPR 2022) as one training.
 
     Round 0 trains on the labelled images. Its network labels the unlabelled
@@ -36,7 +36,7 @@ class SelfTrainingLoop(RoundLoop):
     also doubles lists of fewer than 200 labelled images, which here is
     without effect: rounds are counted in iterations.
 
-    See :class:`RoundLoop` for schedules, validation and resume.
+    See :class:`PseudoMaskLoop` for schedules, validation and resume.
 
     Args:
         runner (Runner): The runner.
@@ -62,8 +62,8 @@ class SelfTrainingLoop(RoundLoop):
         select_reliable (bool): Whether to run ST++. Defaults to False.
         reliable_fraction (float): Share of reliable images. Defaults to
             0.5.
-        val_begin (int): See :class:`RoundLoop`.
-        val_interval (int): See :class:`RoundLoop`.
+        val_begin (int): See :class:`PseudoMaskLoop`.
+        val_interval (int): See :class:`PseudoMaskLoop`.
 
     Raises:
         TypeError: If a config is something else already.
