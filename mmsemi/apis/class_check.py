@@ -1,12 +1,13 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """Do data and model speak of the same classes, and are the masks right?"""
-from typing import Any, Iterator, List, Optional
+from typing import Any, List, Optional
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
 from mmsemi.compat import is_installed
+from mmsemi.datasets import leaf_datasets
 
 #: Modules whose ``num_classes`` is something else than the number of classes
 #: to predict: objectness, and a classification backbone.
@@ -80,24 +81,6 @@ def check_files(dataset: Any, num_images: int = 100) -> None:
     for source in leaf_datasets(dataset):
         if isinstance(source, BaseSegDataset):
             check_semantic_dataset(source, num_images)
-
-
-def leaf_datasets(dataset: Any) -> Iterator[Any]:
-    """Yield the datasets inside wrappers and concatenations.
-
-    Args:
-        dataset (Any): A built dataset.
-
-    Yields:
-        Any: Datasets that hold data themselves.
-    """
-    if hasattr(dataset, 'datasets'):
-        for child in dataset.datasets:
-            yield from leaf_datasets(child)
-    elif hasattr(dataset, 'dataset'):
-        yield from leaf_datasets(dataset.dataset)
-    else:
-        yield dataset
 
 
 class ClassCheckHook(Hook):

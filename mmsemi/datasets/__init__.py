@@ -12,21 +12,21 @@ from .semantic_splits import (SemanticSplit, convert_split, missing_files,
 from .splits import (check_coco, check_no_leak, load_coco, split_coco,
                      split_coco_k_shot, split_stem, write_split)
 from .unlabeled import UnlabeledImageDataset
+from .wrapped_datasets import leaf_datasets
 
 __all__ = [
     'KNOWN_SPLITS', 'KnownSplit', 'MultiSourceDataset', 'MultiSourceSampler',
     'SeededIndex', 'SemanticSplit', 'UnlabeledImageDataset',
     'check_batch_size', 'check_coco', 'check_no_leak', 'classes_in_masks',
     'convert_split', 'find_pairs', 'halve_images', 'hold_out_images',
-    'identify_split', 'load_coco', 'make_digits', 'missing_files',
-    'mmseg_lines', 'read_mask', 'read_split_list', 'set_hash',
-    'split_by_classes', 'split_coco', 'split_coco_k_shot', 'split_stem',
-    'write_lists', 'write_split'
+    'identify_split', 'leaf_datasets', 'load_coco', 'make_digits',
+    'missing_files', 'mmseg_lines', 'read_mask', 'read_split_list',
+    'set_hash', 'split_by_classes', 'split_coco', 'split_coco_k_shot',
+    'split_stem', 'write_lists', 'write_split'
 ]
 
 if is_installed('mmdet'):
-    from .digits_instance import (DigitsInstanceDataset,
-                                  LongTailedDigitsDataset)
+    from .digits_instance import DigitsInstanceDataset, LongTailedDigitsDataset
     from .lvis import LVISV1FederatedDataset
     __all__ += [
         'DigitsInstanceDataset', 'LVISV1FederatedDataset',

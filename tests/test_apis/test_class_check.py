@@ -7,8 +7,7 @@ import pytest
 from mmseg.datasets import BaseSegDataset
 from torch import nn
 
-from mmsemi.apis.class_check import (ClassCheckHook, class_problems,
-                                     leaf_datasets)
+from mmsemi.apis.class_check import ClassCheckHook, class_problems
 
 
 def dataset(classes=('a', 'b', 'c'), found=3, **more) -> SimpleNamespace:
@@ -28,13 +27,6 @@ class Head(nn.Module):
 
 def model(**children: int) -> nn.ModuleDict:
     return nn.ModuleDict({k: Head(v) for k, v in children.items()})
-
-
-def test_leaves_of_nested_datasets():
-    first, second = dataset(), dataset()
-    nested = SimpleNamespace(
-        datasets=[SimpleNamespace(dataset=first), second])
-    assert list(leaf_datasets(nested)) == [first, second]
 
 
 def test_fitting_classes():

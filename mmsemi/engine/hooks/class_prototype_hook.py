@@ -16,7 +16,7 @@ from mmengine.utils import ProgressBar
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from mmsemi.datasets import MultiSourceDataset
+from mmsemi.datasets import leaf_datasets
 from mmsemi.models.evaluation_mode import evaluating
 from mmsemi.models.label_smoothing import ClassPrototypes, choose_instances
 from mmsemi.registry import HOOKS
@@ -129,8 +129,10 @@ class ClassPrototypeHook(Hook):
         if not hasattr(detector, 'backbone'):
             raise ValueError('ClassPrototypeHook needs a model with a '
                              f'backbone; {type(detector).__name__} has none.')
-        datasets = labeled_datasets(runner.train_dataloader.dataset,
-                                    hasattr(model, 'student'))
+        datasets = leaf_datasets(
+            runner.train_dataloader.dataset,
+            labeled_only=True,
+            first_only=hasattr(model, 'student'))
         chosen, counts = self._choose(datasets, num_classes)
         prototypes = None
         share = chosen[get_rank()::get_world_size()]
@@ -198,7 +200,7 @@ class ClassPrototypeHook(Hook):
         pipeline = self.pipeline
         if pipeline is None and runner.val_loop is not None:
             pipeline = getattr(
-                labeled_datasets(runner.val_loop.dataloader.dataset)[0],
+                leaf_datasets(runner.val_loop.dataloader.dataset)[0],
                 'pipeline', None)
         if pipeline is None:
             raise ValueError(
@@ -255,30 +257,6 @@ class LabeledImages(Dataset):
                 'The pipeline of ClassPrototypeHook drops the labelled image '
                 f'{info.get("img_path")}; it must keep all.')
         return data
-
-
-def labeled_datasets(dataset: Dataset,
-                     first_only: bool = False) -> List[Dataset]:
-    """Find the labelled images behind wrappers and concatenations.
-
-    Args:
-        dataset (Dataset): Of a data loader.
-        first_only (bool): Whether of a concatenation only the first is
-            labelled, as of a :class:`MultiSourceDataset` always. Defaults
-            to False.
-
-    Returns:
-        list[Dataset]: Those that hold data themselves, so that nothing is
-        repeated.
-    """
-    if hasattr(dataset, 'datasets'):
-        parts = dataset.datasets
-        if first_only or isinstance(dataset, MultiSourceDataset):
-            parts = parts[:1]
-        return [leaf for part in parts for leaf in labeled_datasets(part)]
-    if hasattr(dataset, 'dataset'):
-        return labeled_datasets(dataset.dataset, first_only)
-    return [dataset]
 
 
 def annotations_first(pipeline: Compose) -> Compose:

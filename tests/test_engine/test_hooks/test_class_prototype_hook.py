@@ -13,8 +13,7 @@ from torch import nn
 
 from mmsemi.datasets import split_stem
 from mmsemi.engine.hooks import ClassPrototypeHook, class_prototype_hook
-from mmsemi.engine.hooks.class_prototype_hook import (annotations_first,
-                                                      labeled_datasets)
+from mmsemi.engine.hooks.class_prototype_hook import annotations_first
 from mmsemi.methods import TeacherStudent, load_segmentor_config
 from mmsemi.models.label_smoothing import (ClassPrototypes,
                                            SimilarityLabelSmoothing)
@@ -327,19 +326,6 @@ def test_nothing_is_repeated_and_nothing_unlabeled(make, digits_root):
         found = measure(runner)
         assert torch.equal(found[0], expected[0])
         assert torch.equal(found[1], expected[1])
-
-
-def test_concatenated_sources():
-
-    class Set:
-
-        def __init__(self, **parts):
-            self.__dict__.update(parts)
-
-    first, second = Set(), Set()
-    both = Set(datasets=[Set(dataset=first), second])
-    assert labeled_datasets(both) == [first, second]
-    assert labeled_datasets(Set(dataset=both), True) == [first]
 
 
 # What stays as it was ------------------------------------------------------
