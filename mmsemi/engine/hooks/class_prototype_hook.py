@@ -36,7 +36,8 @@ class ClassPrototypeHook(Hook):
     class's instances is its prototype (see :class:`ClassPrototypes`). The
     cosines between prototypes, and the number of labelled instances of each
     class, go to every :class:`SimilarityLabelSmoothing` in the model, a
-    plain mmdet detector or a teacher and its student, and to any other
+    plain mmdet detector or a teacher and its student, to every
+    :class:`ClassCalibrator` with ``rest='similarity'``, and to any other
     module with ``set_statistics`` and ``has_statistics``.
 
     A checkpoint has them, and then nothing is measured: a resumed training
@@ -63,6 +64,9 @@ class ClassPrototypeHook(Hook):
             no pipeline.
     """
 
+    # Before the calibration, which may need the similarities.
+    priority = 'ABOVE_NORMAL'
+
     def __init__(self,
                  pipeline: Optional[Sequence[dict]] = None,
                  max_per_class: Optional[int] = 200,
@@ -87,14 +91,18 @@ class ClassPrototypeHook(Hook):
         model = runner.model
         while is_model_wrapper(model):
             model = model.module
-        modules = [m for m in model.modules() if hasattr(m, 'set_statistics')]
+        modules = [
+            m for m in model.modules() if hasattr(m, 'set_statistics')
+            and getattr(m, 'needs_statistics', True)
+        ]
         if not modules:
             raise ValueError(
                 'ClassPrototypeHook finds nothing in the model that needs '
                 'similarities of classes. Use a loss_cls=dict(type='
                 "'mmsemi.SoftCrossEntropyLoss', smoothing=dict(type='mmsemi."
-                "SimilarityLabelSmoothing', num_classes=...)), or remove the "
-                'hook.')
+                "SimilarityLabelSmoothing', num_classes=...)) or calibrator="
+                "dict(rest='similarity', ...) of mmsemi.CalibrateScores, or "
+                'remove the hook.')
         waiting = [m for m in modules if not m.has_statistics]
         if not waiting:
             print_log(
