@@ -4,26 +4,46 @@ from .backbones import DINOBackbone
 from .label_smoothing import ClassPrototypes, SimilarityLabelSmoothing
 from .losses import FederatedLoss, OhemCrossEntropyLoss, SoftCrossEntropyLoss
 from .multi_branch_preprocessor import MultiBranchDataPreprocessor
+from .necks import SemanticNeck
+from .semantic_branch import SemanticBranch
+from .semantic_classifiers import SemanticClsPredictor, SemanticConvSeg
+from .text import TextEmbeddings, encode_classes
 
 __all__ = [
     'ClassPrototypes', 'DINOBackbone', 'FederatedLoss',
-    'MultiBranchDataPreprocessor', 'OhemCrossEntropyLoss',
-    'SimilarityLabelSmoothing', 'SoftCrossEntropyLoss'
+    'MultiBranchDataPreprocessor', 'OhemCrossEntropyLoss', 'SemanticBranch',
+    'SemanticClsPredictor', 'SemanticConvSeg', 'SemanticNeck',
+    'SimilarityLabelSmoothing', 'SoftCrossEntropyLoss', 'TextEmbeddings',
+    'encode_classes'
 ]
 
 if is_installed('mmdet'):
-    from .dense_heads import (QueryFusionHead, SoftLabelMask2FormerHead,
+    from .dense_heads import (FastInstHead, QueryFusionHead,
+                              SemanticMask2FormerHead, SemanticMaskFormerHead,
+                              SemanticSoftLabelMask2FormerHead,
+                              SemanticSoftLabelMaskFormerHead,
+                              SoftLabelFastInstHead, SoftLabelMask2FormerHead,
                               SoftLabelMaskFormerHead)
-    from .roi_heads import (SoftLabelRoIHead, SoftLabelShared2FCBBoxHead,
+    from .detectors import FastInst
+    from .layers import FastInstPixelDecoder
+    from .roi_heads import (SemanticShared2FCBBoxHead,
+                            SemanticShared4Conv1FCBBoxHead,
+                            SemanticSoftLabelShared2FCBBoxHead,
+                            SoftLabelRoIHead, SoftLabelShared2FCBBoxHead,
                             SoftLabelShared4Conv1FCBBoxHead)
-    from .task_modules import SoftClassificationCost
+    from .task_modules import LocationCost, SoftClassificationCost
     __all__ += [
-        'QueryFusionHead', 'SoftClassificationCost',
-        'SoftLabelMask2FormerHead', 'SoftLabelMaskFormerHead',
-        'SoftLabelRoIHead', 'SoftLabelShared2FCBBoxHead',
-        'SoftLabelShared4Conv1FCBBoxHead'
+        'FastInst', 'FastInstHead', 'FastInstPixelDecoder', 'LocationCost',
+        'QueryFusionHead', 'SemanticMask2FormerHead',
+        'SemanticMaskFormerHead', 'SemanticShared2FCBBoxHead',
+        'SemanticShared4Conv1FCBBoxHead', 'SemanticSoftLabelMask2FormerHead',
+        'SemanticSoftLabelMaskFormerHead',
+        'SemanticSoftLabelShared2FCBBoxHead', 'SoftClassificationCost',
+        'SoftLabelFastInstHead', 'SoftLabelMask2FormerHead',
+        'SoftLabelMaskFormerHead', 'SoftLabelRoIHead',
+        'SoftLabelShared2FCBBoxHead', 'SoftLabelShared4Conv1FCBBoxHead'
     ]
 
 if is_installed('mmseg'):
-    from .decode_heads import DPTHead
-    __all__ += ['DPTHead']
+    from .decode_heads import DPTHead, SemanticSegMixin, semantic_seg_head
+    __all__ += ['DPTHead', 'SemanticSegMixin', 'semantic_seg_head']
