@@ -46,6 +46,11 @@ def class_problems(dataset: Any,
     if any(name.rpartition('.')[2] in _OTHER_MODELS for name in modules):
         return problems
     for name, module in modules.items():
+        if hasattr(module, 'check_classes'):
+            try:
+                module.check_classes(classes)
+            except ValueError as error:
+                problems.append(f'{name}: {error}')
         number = getattr(module, 'num_classes', None)
         # An mmseg model repeats the number of its decode_head.
         if hasattr(module, 'decode_head'):
