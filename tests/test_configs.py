@@ -33,7 +33,7 @@ CITY_CONFIGS = [
 ]
 LVIS_CONFIGS = [path for path in CONFIGS if '_lvis-' in path.name]
 # Plain models on labelled images, with smoothed labels.
-LVIS_TEACHERS = [path for path in LVIS_CONFIGS if '_teacher_' in path.name]
+SMOOTHED_TEACHERS = [path for path in CONFIGS if '_teacher_' in path.name]
 INSTANCE_CONFIGS = COCO_CONFIGS + CITY_CONFIGS + LVIS_CONFIGS
 # tests/test_semantic_configs.py looks into these.
 LISTED_CONFIGS = [
@@ -121,12 +121,16 @@ def round_lengths(config: Config) -> List[int]:
     settings = config.train_cfg
     if 'max_iters' in settings:
         return [settings.max_iters]
+    if 'stage2_iters' in settings:
+        return [settings.stage1_iters, settings.stage2_iters]
     lengths = settings.round_iters
     if 'stages' in settings:
         units = plan_units(settings.schedule, settings.stages,
                            settings.get('beam', 1),
                            ['human'] * settings.stages)
-        return [lengths] + [settings.stage_iters] * (len(units) - 1)
+        lengths = [lengths] + [settings.stage_iters] * (len(units) - 1)
+        closing = settings.get('closing_iters', 0)
+        return lengths + [closing] * (closing > 0)
     rounds = 3 if settings.get('select_reliable') else 2
     return [lengths] * rounds if isinstance(lengths, int) else lengths
 
@@ -332,7 +336,7 @@ def baseline_of(path: Path) -> Path:
     assert labeled == int(labeled)
     name = path.name.replace(f'xb{loader.batch_size}-', f'xb{int(labeled)}-')
     name = re.sub('^[^_]+', 'supervised', name)
-    name = re.sub('_(cutmix|adaptive|entropy)(?=_)', '', name)
+    name = re.sub('_(cutmix|adaptive|entropy|soft(-[a-z]+)?)(?=_)', '', name)
     return ROOT / 'configs/supervised' / name
 
 
@@ -340,7 +344,7 @@ def baseline_of(path: Path) -> Path:
 ONLINE_CONFIGS = [
     path for path in CONFIGS
     if path.parent.name not in ('supervised', *ROUND_METHODS)
-    and path not in LISTED_CONFIGS and path not in LVIS_TEACHERS
+    and path not in LISTED_CONFIGS and path not in SMOOTHED_TEACHERS
 ]
 # What gives and learns soft labels has the weights of what does not.
 SOFT_TYPES = {
@@ -394,28 +398,33 @@ def test_supervised_counterpart_differs_in_nothing_else(path):
     assert plain(labeled) == plain(wrapped)
 
 
-@pytest.mark.parametrize('path', **named(LVIS_TEACHERS))
-def test_teachers_of_lvis_differ_in_their_labels_alone(path):
+@pytest.mark.parametrize('path', **named(SMOOTHED_TEACHERS))
+def test_smoothed_teachers_differ_in_their_labels_alone(path):
     teacher = load(path)
     loss, = [
         node for node in walk(teacher.model)
         if node.get('type') == 'mmsemi.SoftCrossEntropyLoss'
     ]
-    assert loss.pop('smoothing').num_classes == 1203
+    assert loss.pop('smoothing').num_classes == (
+        10 if 'digits' in path.name else 1203)
     loss.type = 'CrossEntropyLoss'
-    hook, = teacher.pop('custom_hooks')
+    hook, *others = teacher.pop('custom_hooks')
     assert hook.type == 'mmsemi.ClassPrototypeHook'
     baseline = load(
         ROOT / 'configs/supervised' / path.name.replace(
             'better-pseudo-labels', 'supervised').replace('_teacher', ''))
+    assert others == baseline.pop('custom_hooks', [])
     assert teacher.to_dict() == baseline.to_dict()
     # Who learns from it finds it.
+    images = teacher.train_dataloader.batch_size
     student = load(
         path.with_name(
-            path.name.replace('_teacher', '').replace('8xb2', '8xb4')))
+            path.name.replace('_teacher', '').replace(f'xb{images}-',
+                                                      f'xb{2 * images}-')))
+    last = teacher.train_cfg.max_iters
     assert student.model.teacher.checkpoint == (
-        f'work_dirs/{path.stem}/iter_{teacher.train_cfg.max_iters}.pth')
-    assert 0 < student.model.teacher.guided_steps < 180000
+        f'work_dirs/{path.stem}/iter_{last}.pth')
+    assert 0 < student.model.teacher.guided_steps < last
 
 
 @pytest.mark.parametrize('path', **named(LVIS_CONFIGS))
@@ -673,11 +682,11 @@ def test_config_trains_and_validates(path, request, tmp_path, monkeypatch):
     assert 0 <= history[f'val/{score}'][-1] <= 1
     best = f'best_{score.replace("/", "_")}_iter_2.pth'
     assert (tmp_path / best).is_file()
-    if path in LVIS_TEACHERS:
+    if path in SMOOTHED_TEACHERS:
         loss, = [m for m in runner.model.modules() if hasattr(m, 'expand')]
         # Two instances in each of the four images.
         assert int(loss.smoothing.counts.sum()) == 8
-    if path.parent.name == 'supervised' or path in LVIS_TEACHERS:
+    if path.parent.name == 'supervised' or path in SMOOTHED_TEACHERS:
         return
     # The second step came after the burn-in: it used pseudo-labels. A guided
     # burn-in uses them, too.

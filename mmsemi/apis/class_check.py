@@ -1,12 +1,13 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """Do data and model speak of the same classes, and are the masks right?"""
-from typing import Any, Iterator, List, Optional
+from typing import Any, List, Optional
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
 from mmsemi.compat import is_installed
+from mmsemi.datasets import leaf_datasets
 
 #: Modules whose ``num_classes`` is something else than the number of classes
 #: to predict: objectness, and a classification backbone.
@@ -45,6 +46,11 @@ def class_problems(dataset: Any,
     if any(name.rpartition('.')[2] in _OTHER_MODELS for name in modules):
         return problems
     for name, module in modules.items():
+        if hasattr(module, 'check_classes'):
+            try:
+                module.check_classes(classes)
+            except ValueError as error:
+                problems.append(f'{name}: {error}')
         number = getattr(module, 'num_classes', None)
         # An mmseg model repeats the number of its decode_head.
         if hasattr(module, 'decode_head'):
@@ -80,24 +86,6 @@ def check_files(dataset: Any, num_images: int = 100) -> None:
     for source in leaf_datasets(dataset):
         if isinstance(source, BaseSegDataset):
             check_semantic_dataset(source, num_images)
-
-
-def leaf_datasets(dataset: Any) -> Iterator[Any]:
-    """Yield the datasets inside wrappers and concatenations.
-
-    Args:
-        dataset (Any): A built dataset.
-
-    Yields:
-        Any: Datasets that hold data themselves.
-    """
-    if hasattr(dataset, 'datasets'):
-        for child in dataset.datasets:
-            yield from leaf_datasets(child)
-    elif hasattr(dataset, 'dataset'):
-        yield from leaf_datasets(dataset.dataset)
-    else:
-        yield dataset
 
 
 class ClassCheckHook(Hook):

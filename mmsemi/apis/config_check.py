@@ -13,9 +13,9 @@ from mmengine.registry import (DATA_SAMPLERS, DATASETS, MODELS, TRANSFORMS,
                                init_default_scope)
 from torch import nn
 
-from mmsemi.datasets import MultiSourceSampler, load_coco
+from mmsemi.datasets import MultiSourceSampler, leaf_datasets, load_coco
 from mmsemi.methods import MultiViewModel
-from .class_check import check_files, class_problems, leaf_datasets
+from .class_check import check_files, class_problems
 from .configs import ConfigLike, load_config
 from .data_files import LOADERS, broken_file_named, data_sources, source_files
 from .type_check import Finding, check_types, resolve_type

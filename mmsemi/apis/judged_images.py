@@ -16,9 +16,8 @@ from mmengine.utils import ProgressBar
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mmsemi.datasets import load_coco
-from mmsemi.engine.hooks.class_prototype_hook import (annotations_first,
-                                                      labeled_datasets)
+from mmsemi.datasets import leaf_datasets, load_coco
+from mmsemi.engine.hooks.class_prototype_hook import annotations_first
 from mmsemi.methods import MultiViewModel
 from mmsemi.methods.instance_views import fit_canvas, view_frame
 from mmsemi.methods.soft_label_emission import emitting_soft_labels
@@ -153,7 +152,7 @@ class PredictionJudge:
         if problems and cfg.get('check_classes', True):
             raise ValueError(f'test_dataloader: {" ".join(problems[:3])}')
         self.federated: FederatedLabels = {}
-        for leaf in labeled_datasets(dataset):
+        for leaf in leaf_datasets(dataset):
             if isinstance(getattr(leaf, 'pipeline', None), Compose):
                 leaf.pipeline = annotations_first(leaf.pipeline)
             self.federated.update(federated_labels(leaf))

@@ -14,6 +14,7 @@ from .semantic_splits import (SemanticSplit, convert_split, missing_files,
 from .splits import (check_coco, check_no_leak, load_coco, split_coco,
                      split_coco_k_shot, split_stem, write_split)
 from .unlabeled import UnlabeledImageDataset
+from .wrapped_datasets import leaf_datasets
 
 __all__ = [
     'InstanceReport', 'KNOWN_SPLITS', 'KnownInstances', 'KnownSplit',
@@ -21,8 +22,8 @@ __all__ = [
     'UnlabeledImageDataset', 'check_batch_size', 'check_coco',
     'check_instances', 'check_no_leak', 'classes_in_masks', 'convert_split',
     'find_pairs', 'halve_images', 'hold_out_images', 'identify_split',
-    'known_instances', 'load_coco', 'make_digits', 'missing_files',
-    'mmseg_lines', 'read_mask', 'read_split_list', 'set_hash',
+    'known_instances', 'leaf_datasets', 'load_coco', 'make_digits',
+    'missing_files', 'mmseg_lines', 'read_mask', 'read_split_list', 'set_hash',
     'split_by_classes', 'split_coco', 'split_coco_k_shot', 'split_stem',
     'write_lists', 'write_split'
 ]

@@ -25,7 +25,8 @@ from mmsemi.models.losses import LossNormalizer, dense_cross_entropy
 from mmsemi.models.shared_decoding import decode_with_losses, extract_together
 from mmsemi.pseudo_labels import PseudoLabelPipeline
 from mmsemi.registry import MODELS
-from mmsemi.structures.dense_pseudo_label import DenseTargets, valid_pixels
+from mmsemi.structures.dense_pseudo_label import (DensePseudoLabel,
+                                                  DenseTargets, valid_pixels)
 from .dense_views import (PARTNER_VIEWS, build_mix, check_same_geometry,
                           has_partners)
 from .multi_view_model import (MultiViewModel, matching_weights, scale_losses,
@@ -74,7 +75,9 @@ class CPS(MultiViewModel):
     teacher and student: each network's labels of unlabelled images pass its
     own, and what it drops teaches nobody. The paper has none. Networks that
     start without pretraining need one, because hard labels of uncertain
-    pixels pull them towards the most frequent class.
+    pixels pull them towards the most frequent class. With
+    :class:`CalibratePixels` in it, each network has a calibration of its own,
+    which corrects what it teaches; see :class:`CalibrationHook`.
 
     With n networks the loss is the sum over all ordered pairs (n-CPS), and
     any network or the mean of all probabilities (``predict_on='mean'``)
@@ -300,17 +303,49 @@ class CPS(MultiViewModel):
         torch.clear_autocast_cache()
         return logits
 
+    @property
+    def burning_in(self) -> bool:
+        """bool: Whether labels do not count yet (``cps_weight.begin``)."""
+        return int(self.iteration) < self.cps_weight.begin
+
+    @torch.no_grad()
+    def predict_unfiltered(
+            self, inputs: Tensor, data_samples: List[SegDataSample]
+    ) -> List[List[DensePseudoLabel]]:
+        """Return what each network sees when evaluating, before any stage.
+
+        Args:
+            inputs (Tensor): Images (N, 3, H, W), preprocessed.
+            data_samples (list[SegDataSample]): Their data samples; ground
+                truth in them is not looked at.
+
+        Returns:
+            list[list[DensePseudoLabel]]: N of each network.
+        """
+        logits = []
+        for network in self.networks:
+            with evaluating(network):
+                logits.append(dense_logits(network, inputs))
+        torch.clear_autocast_cache()
+        return [
+            part.unbind() for part in self._unfiltered(logits, data_samples)
+        ]
+
+    def _unfiltered(self, logits: List[Tensor],
+                    data_samples: List[SegDataSample]) -> List[DenseTargets]:
+        valid = self._valid(logits[0], data_samples)
+        with_prob = self.pseudo_label_pipelines[0].needs('prob')
+        return [
+            DenseTargets.from_logits(part, valid, with_prob)
+            for part in logits
+        ]
+
     @torch.no_grad()
     def _targets(self, logits: List[Tensor],
                  data_samples: List[SegDataSample]) -> List[DenseTargets]:
         """Return every network's pseudo-labels that passed its pipeline."""
-        valid = self._valid(logits[0], data_samples)
-        pipeline = self.pseudo_label_pipelines[0]
-        targets = [
-            DenseTargets.from_logits(part, valid, pipeline.needs('prob'))
-            for part in logits
-        ]
-        if not pipeline.stages:
+        targets = self._unfiltered(logits, data_samples)
+        if not self.pseudo_label_pipelines[0].stages:
             return targets
         bare = [SegDataSample(metainfo=s.metainfo) for s in data_samples]
         step = max(int(self.iteration) - self.cps_weight.begin, 0)

@@ -1,4 +1,5 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+from .calibration_files import load_calibration, save_calibration
 from .calibration_measures import (bin_gaps, calibration_error,
                                    collect_statistics, debiased_squared_error,
                                    excess_calibration_error, group_means,
@@ -36,7 +37,8 @@ __all__ = [
     'collect_statistics', 'correct_marginals', 'debiased_squared_error',
     'excess_calibration_error', 'frequency_groups', 'frequency_thresholds',
     'group_means', 'instance_overlaps', 'judge_predictions',
-    'marginal_statistics', 'mask_iou', 'measure_pseudo_labels',
-    'null_calibration_error', 'pixel_weights', 'quality_of_groups',
-    'quantile_groups', 'read_class_groups', 'replace_confidence'
+    'load_calibration', 'marginal_statistics', 'mask_iou',
+    'measure_pseudo_labels', 'null_calibration_error', 'pixel_weights',
+    'quality_of_groups', 'quantile_groups', 'read_class_groups',
+    'replace_confidence', 'save_calibration'
 ]

@@ -4,6 +4,7 @@ from typing import Optional, Sequence, Union
 import torch
 from torch import Tensor
 
+from mmsemi.models.label_smoothing import SimilarityLabelSmoothing
 from mmsemi.registry import MODELS
 from .bin_map import bin_gaps_at, fit_bin_map
 from .class_hierarchy import hierarchical_gaps, hierarchical_platt
@@ -76,10 +77,11 @@ class ClassCalibrator(ClassStatistics):
         min_slope (float): Smallest a, above 0. Defaults to 0.05.
         rest (str): Where the rest 1 - t goes: 'keep' keeps the ratios of
             the other probabilities; 'similarity' spreads it over foreground
-            classes by :meth:`set_similarity`, for teachers whose other
+            classes by how much alike they are, for teachers whose other
             probabilities say little. Defaults to 'keep'. Rows without a
             rest to speak of (below 1e-6) are always spread, evenly where no
-            similarity is set.
+            similarity is set. :class:`mmsemi.ClassPrototypeHook` sets it
+            for 'similarity', of instances; else see :meth:`set_similarity`.
         bg_mass (str): What becomes of the background's probability in rows
             of C + 1: 'keep', or 'drop' to put it to 0 and scale the others
             up. Defaults to 'keep', for query heads, whose background weighs
@@ -177,6 +179,34 @@ class ClassCalibrator(ClassStatistics):
         table = table.where(total > 0, even)
         self.similarity = table / table.sum(1, keepdim=True).clamp(min=1e-30)
 
+    @property
+    def needs_statistics(self) -> bool:
+        """bool: Whether it must be known how much alike classes are."""
+        return self.rest == 'similarity'
+
+    @property
+    def has_statistics(self) -> bool:
+        """bool: Whether it is known how much alike classes are."""
+        return self.similarity.numel() > 0
+
+    def set_statistics(self, similarity: Tensor, counts: Tensor) -> None:
+        """Take over similarities of classes, as label smoothing does.
+
+        Confidence taken from a class goes where
+        :class:`SimilarityLabelSmoothing` with its defaults puts the mass.
+        :meth:`set_similarity` takes any other shares.
+
+        Args:
+            similarity (Tensor): Cosines (C, C) between the classes.
+            counts (Tensor): Labelled instances (C,) of each class.
+
+        Raises:
+            ValueError: See :meth:`SimilarityLabelSmoothing.set_statistics`.
+        """
+        smoothing = SimilarityLabelSmoothing(self.num_classes)
+        smoothing.set_statistics(similarity, counts)
+        self.set_similarity(smoothing.neighbours())
+
     @torch.no_grad()
     def fit(self) -> None:
         """Reduce, then fit the maps to the statistics of all processes.
@@ -269,20 +299,26 @@ class ClassCalibrator(ClassStatistics):
                 f'the background, got {columns}.')
         if self.mode == 'none':
             return probs
-        if self.rest == 'similarity' and self.similarity.numel() == 0:
-            raise ValueError(
-                "ClassCalibrator.rest='similarity' needs set_similarity "
-                'before correct.')
+        self.check_similarity()
         if labels is None:
             labels = probs[..., :self.num_classes].argmax(-1)
         scores = probs.gather(-1, labels[..., None]).squeeze(-1)
         corrected = replace_confidence(
             probs, labels, self._map(scores, labels), self.num_classes,
-            self.similarity if self.similarity.numel() else None, self.rest)
+            self.similarity if self.has_statistics else None, self.rest)
         if self.bg_mass == 'drop' and columns > self.num_classes:
             corrected = drop_background(corrected).where(
                 self.active.to(probs.device), corrected)
         return corrected
+
+    def check_similarity(self) -> None:
+        """Raise ValueError if ``rest`` misses its similarities."""
+        if self.needs_statistics and not self.has_statistics:
+            raise ValueError(
+                "ClassCalibrator.rest='similarity' does not know how much "
+                "alike the classes are. Add dict(type='mmsemi."
+                "ClassPrototypeHook') to custom_hooks, load a checkpoint that "
+                'knows, or call set_similarity().')
 
     @torch.no_grad()
     def score_thresholds(self, target: float) -> Tensor:

@@ -44,61 +44,25 @@ def draw_reliability_diagrams(
     Returns:
         np.ndarray: The picture (H, W, 3), uint8, RGB.
     """
-    return _draw([(title, statistics)], groups, group_names, path)
-
-
-def draw_correction(before: Tensor,
-                    after: Tensor,
-                    groups: Union[Sequence[int], Tensor, None] = None,
-                    group_names: Optional[Sequence[str]] = None,
-                    path: Union[str, Path, None] = None) -> np.ndarray:
-    """Draw reliability diagrams before and after a correction.
-
-    Both should be of predictions that the correction was not fitted to.
-
-    Args:
-        before (Tensor): Statistics (C, B, 3) of uncorrected confidences.
-        after (Tensor): Those of corrected ones, of the same predictions.
-        groups (Sequence[int] or Tensor, optional): Group of each class (C,),
-            from 0. Defaults to None: all classes only.
-        group_names (Sequence[str], optional): Names of the groups. Defaults
-            to None: numbers.
-        path (str or Path, optional): Picture to write. Defaults to None:
-            none.
-
-    Returns:
-        np.ndarray: The picture (H, W, 3), uint8, RGB, two rows of diagrams.
-    """
-    return _draw([('before', before), ('after', after)], groups, group_names,
-                 path)
-
-
-def _draw(rows: List[Tuple[Optional[str], Tensor]],
-          groups: Union[Sequence[int], Tensor, None],
-          group_names: Optional[Sequence[str]],
-          path: Union[str, Path, None]) -> np.ndarray:
-    members = _members(len(rows[0][1]), groups, group_names)
+    members = _members(len(statistics), groups, group_names)
     figure = Figure(
-        figsize=(3 * len(members) + 0.4, 4 * len(rows) + 0.4),
-        layout='constrained')
+        figsize=(3 * len(members) + 0.4, 4.4), layout='constrained')
     canvas = FigureCanvasAgg(figure)
-    parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
-    for part, (title, statistics) in zip(parts, rows):
-        statistics = statistics.detach().cpu().double()
-        axes = part.subplots(
-            2,
-            len(members),
-            squeeze=False,
-            sharex=True,
-            sharey='row',
-            height_ratios=(3, 1))
-        if title is not None:
-            part.suptitle(title)
-        for column, (name, mask) in enumerate(members):
-            _draw_diagram(*axes[:, column], name, statistics[mask])
-        axes[0, 0].set_ylabel('outcome')
-        axes[1, 0].set_ylabel('share of\npredictions')
-        part.supxlabel('confidence', fontsize='medium')
+    statistics = statistics.detach().cpu().double()
+    axes = figure.subplots(
+        2,
+        len(members),
+        squeeze=False,
+        sharex=True,
+        sharey='row',
+        height_ratios=(3, 1))
+    if title is not None:
+        figure.suptitle(title)
+    for column, (name, mask) in enumerate(members):
+        _draw_diagram(*axes[:, column], name, statistics[mask])
+    axes[0, 0].set_ylabel('outcome')
+    axes[1, 0].set_ylabel('share of\npredictions')
+    figure.supxlabel('confidence', fontsize='medium')
     canvas.draw()
     picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     if path is not None:

@@ -7,8 +7,8 @@ import pytest
 from mmseg.datasets import BaseSegDataset
 from torch import nn
 
-from mmsemi.apis.class_check import (ClassCheckHook, class_problems,
-                                     leaf_datasets)
+from mmsemi.apis.class_check import ClassCheckHook, class_problems
+from mmsemi.models import SemanticBranch
 
 
 def dataset(classes=('a', 'b', 'c'), found=3, **more) -> SimpleNamespace:
@@ -30,13 +30,6 @@ def model(**children: int) -> nn.ModuleDict:
     return nn.ModuleDict({k: Head(v) for k, v in children.items()})
 
 
-def test_leaves_of_nested_datasets():
-    first, second = dataset(), dataset()
-    nested = SimpleNamespace(
-        datasets=[SimpleNamespace(dataset=first), second])
-    assert list(leaf_datasets(nested)) == [first, second]
-
-
 def test_fitting_classes():
     # Objectness, and the classes of a pretrained backbone, are others.
     assert class_problems(
@@ -56,6 +49,16 @@ def test_classes_without_annotations():
     problem, = class_problems(nested)
     assert problem.startswith('The annotations x.json have 1 of the 3 classes '
                               "that the dataset's metainfo lists (a, b, c).")
+
+
+def test_texts_in_another_order_than_the_classes():
+    texts = dict(model='char-ngrams', classes=('a', 'b', 'c'))
+    branch = SemanticBranch(texts, num_classes=3, in_channels=4)
+    wrapped = nn.ModuleDict(dict(head=branch))
+    assert class_problems(dataset(), wrapped) == []
+    problem, = class_problems(dataset(('a', 'c', 'b')), wrapped)
+    assert problem.startswith('head: The text embeddings are of other classes')
+    assert "class 1 is 'c' in the data and 'b' in the texts" in problem
 
 
 def test_another_number_than_the_model():

@@ -487,7 +487,7 @@ def test_similarity():
     calibrator = fitted(
         num_classes=3, mode='scalar', num_bins=5, rest='similarity')
     probs = torch.tensor([[.9, .05, .03, .02]])
-    with pytest.raises(ValueError, match='set_similarity'):
+    with pytest.raises(ValueError, match='ClassPrototypeHook'):
         calibrator.correct(probs)
     calibrator.set_similarity(
         torch.tensor([[9., 3., 1.], [1., 9., 1.], [0., 0., 9.]]))
@@ -505,6 +505,26 @@ def test_similarity():
     assert one.correct(torch.tensor([[.3, .7]])).tolist() == [
         pytest.approx([.3, .7])
     ]
+
+
+def test_statistics_of_classes_become_shares():
+    """The reference of similarity label smoothing: softmax, tau = 0.1."""
+    calibrator = fitted(
+        num_classes=3, mode='scalar', num_bins=5, rest='similarity')
+    assert not calibrator.has_statistics
+    cosines = torch.tensor([[1, .8, 0], [.8, 1, .6], [0, .6, 1]]).double()
+    calibrator.set_statistics(cosines, torch.tensor([1000, 100, 1]))
+    assert calibrator.has_statistics
+    expected = [[0, .999665, .000335], [.880797, 0, .119203],
+                [.002473, .997527, 0]]
+    for found, row in zip(calibrator.similarity.tolist(), expected):
+        assert found == pytest.approx(row, abs=1e-6)
+    # .48 of .9 is left to the class itself, see above.
+    corrected = calibrator.correct(torch.tensor([[.9, .05, .03, .02]]))
+    assert corrected[0].tolist() == pytest.approx(
+        [.48, .52 * .999665, .52 * .000335, 0], abs=1e-6)
+    with pytest.raises(ValueError, match='num_classes=3'):
+        calibrator.set_statistics(cosines[:2, :2], torch.ones(2))
 
 
 def test_similarity_says_where_sure_rows_go():

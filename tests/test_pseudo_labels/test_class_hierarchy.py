@@ -87,6 +87,11 @@ def test_empirical_bayes():
         double(.6, .5, .55, .4))
     assert close(mean, -.134446) and close(spread, .043594)
     assert close(posterior, [.145745, -.104319, .009218, -.242560])
+    # How much of its own gap each class keeps, and its variance.
+    gaps = double(.3, -.1, .05, -.25)
+    weight = (posterior - mean) / (gaps - mean)
+    assert close(weight, [.644938, .874608, .778894, .935614])
+    assert close(spread * (1 / weight - 1), [.024, .00625, .012375, .003])
 
 
 def test_auto_kappa_follows_how_much_classes_differ():

@@ -63,6 +63,11 @@ def test_marginals_of_all_columns():
     statistics = torch.stack([statistics, statistics], 1).double()
     corrected = correct_marginals(ROW, statistics)
     assert close(corrected, [.352941, .529412, .058824, .058824])
+    # What each logit moved by, against the last one.
+    moved = (corrected / ROW).log()
+    assert close(
+        moved - moved[:, -1:], [-.847298, .810930, 0, 0], tolerance=1e-5)
+    assert int(ROW.argmax()) == 0 and int(corrected.argmax()) == 1
     assert corrected.dtype == torch.float32
     nothing = torch.zeros_like(statistics)
     assert correct_marginals(ROW, nothing).allclose(ROW, atol=1e-6)

@@ -16,7 +16,7 @@ from mmengine.utils import ProgressBar
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from mmsemi.datasets import MultiSourceDataset
+from mmsemi.datasets import leaf_datasets
 from mmsemi.models.evaluation_mode import evaluating
 from mmsemi.models.label_smoothing import ClassPrototypes, choose_instances
 from mmsemi.registry import HOOKS
@@ -36,7 +36,8 @@ class ClassPrototypeHook(Hook):
     class's instances is its prototype (see :class:`ClassPrototypes`). The
     cosines between prototypes, and the number of labelled instances of each
     class, go to every :class:`SimilarityLabelSmoothing` in the model, a
-    plain mmdet detector or a teacher and its student, and to any other
+    plain mmdet detector or a teacher and its student, to every
+    :class:`ClassCalibrator` with ``rest='similarity'``, and to any other
     module with ``set_statistics`` and ``has_statistics``.
 
     A checkpoint has them, and then nothing is measured: a resumed training
@@ -63,6 +64,9 @@ class ClassPrototypeHook(Hook):
             no pipeline.
     """
 
+    # Before the calibration, which may need the similarities.
+    priority = 'ABOVE_NORMAL'
+
     def __init__(self,
                  pipeline: Optional[Sequence[dict]] = None,
                  max_per_class: Optional[int] = 200,
@@ -87,14 +91,18 @@ class ClassPrototypeHook(Hook):
         model = runner.model
         while is_model_wrapper(model):
             model = model.module
-        modules = [m for m in model.modules() if hasattr(m, 'set_statistics')]
+        modules = [
+            m for m in model.modules() if hasattr(m, 'set_statistics')
+            and getattr(m, 'needs_statistics', True)
+        ]
         if not modules:
             raise ValueError(
                 'ClassPrototypeHook finds nothing in the model that needs '
                 'similarities of classes. Use a loss_cls=dict(type='
                 "'mmsemi.SoftCrossEntropyLoss', smoothing=dict(type='mmsemi."
-                "SimilarityLabelSmoothing', num_classes=...)), or remove the "
-                'hook.')
+                "SimilarityLabelSmoothing', num_classes=...)) or calibrator="
+                "dict(rest='similarity', ...) of mmsemi.CalibrateScores, or "
+                'remove the hook.')
         waiting = [m for m in modules if not m.has_statistics]
         if not waiting:
             print_log(
@@ -129,8 +137,10 @@ class ClassPrototypeHook(Hook):
         if not hasattr(detector, 'backbone'):
             raise ValueError('ClassPrototypeHook needs a model with a '
                              f'backbone; {type(detector).__name__} has none.')
-        datasets = labeled_datasets(runner.train_dataloader.dataset,
-                                    hasattr(model, 'student'))
+        datasets = leaf_datasets(
+            runner.train_dataloader.dataset,
+            labeled_only=True,
+            first_only=hasattr(model, 'student'))
         chosen, counts = self._choose(datasets, num_classes)
         prototypes = None
         share = chosen[get_rank()::get_world_size()]
@@ -198,7 +208,7 @@ class ClassPrototypeHook(Hook):
         pipeline = self.pipeline
         if pipeline is None and runner.val_loop is not None:
             pipeline = getattr(
-                labeled_datasets(runner.val_loop.dataloader.dataset)[0],
+                leaf_datasets(runner.val_loop.dataloader.dataset)[0],
                 'pipeline', None)
         if pipeline is None:
             raise ValueError(
@@ -255,30 +265,6 @@ class LabeledImages(Dataset):
                 'The pipeline of ClassPrototypeHook drops the labelled image '
                 f'{info.get("img_path")}; it must keep all.')
         return data
-
-
-def labeled_datasets(dataset: Dataset,
-                     first_only: bool = False) -> List[Dataset]:
-    """Find the labelled images behind wrappers and concatenations.
-
-    Args:
-        dataset (Dataset): Of a data loader.
-        first_only (bool): Whether of a concatenation only the first is
-            labelled, as of a :class:`MultiSourceDataset` always. Defaults
-            to False.
-
-    Returns:
-        list[Dataset]: Those that hold data themselves, so that nothing is
-        repeated.
-    """
-    if hasattr(dataset, 'datasets'):
-        parts = dataset.datasets
-        if first_only or isinstance(dataset, MultiSourceDataset):
-            parts = parts[:1]
-        return [leaf for part in parts for leaf in labeled_datasets(part)]
-    if hasattr(dataset, 'dataset'):
-        return labeled_datasets(dataset.dataset, first_only)
-    return [dataset]
 
 
 def annotations_first(pipeline: Compose) -> Compose:

@@ -38,7 +38,9 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
     - 'greedy' (GIST): on both in turn, from each of the ``beam`` best
       solutions so far. The best by mean IoU on a held-out slice of the
       labelled images, which nothing trains on, go on; at the end the best
-      one is what the last checkpoint holds;
+      one is what the last checkpoint holds. With few labels the slice is
+      missed: in a closing stage, which is not of the paper, the best one
+      learns from all labelled images, as no choice is left to make;
     - 'fixed' (FIST): on a mix with the share ``human_ratio``.
 
     No code was released: see ``mmsemi.methods.iterative_self_training`` for
@@ -59,6 +61,8 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
         beam (int): Solutions that 'greedy' keeps. Defaults to 1.
         held_out_fraction (float): Share of the labelled images that
             'greedy' chooses by. Defaults to 0.2.
+        closing_iters (int): Iterations of the closing stage of 'greedy', on
+            all labelled images. Defaults to 0: there is none.
         human_prob (float): Probability of human labels in a stage of
             'random'. Defaults to 0.5.
         human_ratio (float): Share of human labels in a batch of 'fixed'.
@@ -90,6 +94,7 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
                  pseudo_pipeline: Optional[Sequence] = None,
                  beam: int = 1,
                  held_out_fraction: float = 0.2,
+                 closing_iters: int = 0,
                  human_prob: float = 0.5,
                  human_ratio: float = 0.5,
                  relabel: str = 'pseudo',
@@ -102,6 +107,7 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
                             ('stage_iters', stage_iters), ('stages', stages),
                             ('beam', beam)):
             check_count(value, f'train_cfg.{name}')
+        check_count(closing_iters, 'train_cfg.closing_iters', least=0)
         if seed is not None:
             check_count(seed, 'train_cfg.seed', least=0)
             if seed >= 2**32:
@@ -117,12 +123,18 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
         if schedule != 'greedy' and beam != 1:
             raise ValueError(f'train_cfg.beam={beam} with schedule='
                              f'{schedule!r}; only "greedy" has a beam.')
+        if schedule != 'greedy' and closing_iters:
+            raise ValueError(
+                f'train_cfg.closing_iters={closing_iters} with schedule='
+                f'{schedule!r}; only "greedy" holds images out, which a '
+                'closing stage gives back.')
         check_fraction(human_prob, 'train_cfg.human_prob')
         check_fraction(human_ratio, 'train_cfg.human_ratio')
         self.schedule = schedule
         self.stages = stages
         self.beam = beam
         self.held_out_fraction = held_out_fraction
+        self.closing = closing_iters > 0
         self.human_prob = human_prob
         self.human_ratio = human_ratio
         self.relabel = relabel
@@ -131,6 +143,8 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
         # How many units there are does not depend on the choices.
         number = len(plan_units(schedule, stages, beam, [HUMAN] * stages))
         lengths = [round_iters] + [stage_iters] * (number - 1)
+        if self.closing:
+            lengths.append(closing_iters)
         super().__init__(runner, dataloader, lengths, unlabeled_dataset,
                          pseudo_pipeline, labeling, val_begin, val_interval)
         if schedule == 'greedy':
@@ -173,7 +187,9 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
         unit = self.units[number]
         where = 'first training' if number == 0 else (
             f'stage {unit.stage} of {self.stages}')
-        if self.schedule == 'greedy' and number:
+        if self._closes(number):
+            where = 'closing stage'
+        elif self.schedule == 'greedy' and number:
             where += f' from beam entry {unit.entry}'
         return f'{super().title(number)} ({where}, {unit.source} labels)'
 
@@ -181,12 +197,15 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
     def units(self) -> List:
         """list[Unit]: The trainings in their order."""
         return plan_units(self.schedule, self.stages, self.beam,
-                          self.state['choices'])
+                          self.state['choices'], self.closing)
+
+    def _closes(self, number: int) -> bool:
+        return self.units[number].stage > self.stages
 
     def round_loader(self, number: int) -> DataLoader:
         """Build the data loader of a round."""
         labeled = self.labeled
-        if self.state['held_out']:
+        if self.state['held_out'] and not self._closes(number):
             held_out = set(self.state['held_out'])
             labeled = labeled.get_subset(
                 [i for i in range(len(labeled)) if i not in held_out])
@@ -210,6 +229,8 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
 
     def finish_round(self, number: int) -> None:
         """Score the solution, choose after a stage, label."""
+        if self._closes(number):
+            return
         unit = self.units[number]
         found = Candidate(number, number)
         if number:
@@ -235,6 +256,9 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
         if last:
             self._store(candidates=[], beam=kept)
             self._adopt_best(kept[0])
+        elif self._closes(number + 1):
+            # It learns from human labels alone.
+            self._store(candidates=[], beam=kept)
         else:
             self._store(
                 candidates=[],

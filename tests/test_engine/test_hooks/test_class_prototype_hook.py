@@ -13,11 +13,11 @@ from torch import nn
 
 from mmsemi.datasets import split_stem
 from mmsemi.engine.hooks import ClassPrototypeHook, class_prototype_hook
-from mmsemi.engine.hooks.class_prototype_hook import (annotations_first,
-                                                      labeled_datasets)
+from mmsemi.engine.hooks.class_prototype_hook import annotations_first
 from mmsemi.methods import TeacherStudent, load_segmentor_config
 from mmsemi.models.label_smoothing import (ClassPrototypes,
                                            SimilarityLabelSmoothing)
+from mmsemi.pseudo_labels import CalibrateScores
 
 LOAD = dict(type='LoadImageFromFile')
 ANNOTATIONS = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
@@ -329,19 +329,6 @@ def test_nothing_is_repeated_and_nothing_unlabeled(make, digits_root):
         assert torch.equal(found[1], expected[1])
 
 
-def test_concatenated_sources():
-
-    class Set:
-
-        def __init__(self, **parts):
-            self.__dict__.update(parts)
-
-    first, second = Set(), Set()
-    both = Set(datasets=[Set(dataset=first), second])
-    assert labeled_datasets(both) == [first, second]
-    assert labeled_datasets(Set(dataset=both), True) == [first]
-
-
 # What stays as it was ------------------------------------------------------
 
 
@@ -444,11 +431,34 @@ def test_supervised_mask_rcnn(make, tiny_segmentor_config):
         runner.model.state_dict()
 
 
+def test_calibrator_gets_similarities(make):
+    runner = make(model=dict(type='ToyDetector', smoothing=None))
+    stage = CalibrateScores(dict(num_classes=10, rest='similarity'))
+    other = CalibrateScores(dict(num_classes=10))
+    runner.model.stages = nn.ModuleList([stage, other])
+    with pytest.raises(ValueError, match='ClassPrototypeHook'):
+        stage.calibrator.check_similarity()
+    cosines, counts = measure(runner)
+    hook_of(runner).before_train(runner)
+    stage.calibrator.check_similarity()
+    smoothing = SimilarityLabelSmoothing(10)
+    smoothing.set_statistics(cosines, counts)
+    torch.testing.assert_close(stage.calibrator.similarity,
+                               smoothing.neighbours().float())
+    # Who keeps the ratios asks for nothing.
+    assert not other.calibrator.has_statistics
+    # What is known is not measured again.
+    runner.model.backbone.seen.clear()
+    hook_of(runner).before_train(runner)
+    assert runner.model.backbone.seen == []
+
+
 # Mistakes ------------------------------------------------------------------
 
 
 def test_nothing_to_fill(make):
     runner = make(model=dict(type='ToyDetector', smoothing=None))
+    runner.model.stage = CalibrateScores(dict(num_classes=10))
     with pytest.raises(ValueError, match='SimilarityLabelSmoothing'):
         hook_of(runner).before_train(runner)
 

@@ -118,6 +118,30 @@ def test_held_out_images_are_never_trained_on(train):
     assert loop._held_out_score() == score
 
 
+def test_closing_stage_goes_on_from_the_best_with_all_images(train, tmp_path):
+    loop = dict(GIST, beam=1, stages=1, closing_iters=5)
+    runner, seen, stored = train(loop, [.1, .3, .2])
+    loop = runner.train_loop
+    # Rounds end with iterations 6, 10, 14 and 19; the second was the best.
+    assert runner.iter == 19
+    assert loop.title(3) == 'round 4 of 4 (closing stage, human labels)'
+    assert torch.equal(seen.first[3], weights_of(tmp_path, 'iter_10.pth'))
+    kept = {
+        loop.labeled.get_data_info(i)['seg_map_path']
+        for i in loop.state['held_out']
+    }
+    before = set().union(*(seen.masks[number] for number in range(3)))
+    assert not kept & before
+    assert kept < seen.masks[3]
+    assert len(seen.masks[3]) == len(loop.labeled)
+    # It is what the training ends with, and needs no new pseudo-labels.
+    assert not torch.equal(
+        weights_of(tmp_path, 'iter_19.pth'),
+        weights_of(tmp_path, 'iter_10.pth'))
+    assert [lists['beam'][0].labels for lists in stored
+            if 'beam' in lists] == [0, 0]
+
+
 def test_random_follows_its_seed(train, tmp_path):
     runner, seen, stored = train(RIST)
     assert runner.train_loop.state['choices'] == ['human', 'pseudo', 'human']
@@ -153,6 +177,8 @@ def test_fixed_mixes_and_can_start_anew(train, tmp_path):
     (dict(schedule='random', beam=2), 'has a beam'),
     (dict(held_out_fraction=.05), 'labelled images are 0'),
     (dict(held_out_fraction=.95), 'labelled images are 6'),
+    (dict(closing_iters=-1), 'closing_iters=-1'),
+    (dict(schedule='random', beam=1, closing_iters=5), 'holds images out'),
     (dict(human_prob=1.), 'human_prob=1.0'),
     (dict(human_ratio=0), 'human_ratio=0'),
     (dict(schedule='fixed', beam=1, human_ratio=.9), 'source_ratio'),

@@ -112,6 +112,9 @@ def test_one_hot_reference():
     hard = ours(LOGITS, label, avg_factor=avg_factor)
     soft = ours(LOGITS, label, soft_target=one_hot(label))
     assert hard.item() == pytest.approx(.457899, abs=1e-6)
+    # The sum over what the weights of labels 0 and 3 add up to.
+    assert avg_factor.item() == pytest.approx(1.1)
+    assert (hard * avg_factor).item() == pytest.approx(.503689, abs=1e-6)
     assert torch.equal(hard, theirs) and torch.equal(hard, soft)
     assert hard.item() == pytest.approx(
         F.cross_entropy(LOGITS, label, weight=torch.tensor(WEIGHT)).item(),

@@ -3,14 +3,14 @@
 # scenes have labels, and about a third of these is held out to measure
 # calibration on. Validation scenes have as many of every class. Make them
 # with
-#   python tools/dataset_converters/make_digits.py data/long_tailed_digits \
+#   python tools/dataset_converters/make_digits.py data/digits_long_tail \
 #       --image-size 48 --digits-per-scene 1 2 --long-tail 20
 #   python tools/dataset_converters/split_coco.py --hold-out 0.3 \
-#       --ann-file data/long_tailed_digits/annotations/\
+#       --ann-file data/digits_long_tail/annotations/\
 #   instances_train.seed0-fold0@10.json \
-#       --out-dir data/long_tailed_digits/annotations
+#       --out-dir data/digits_long_tail/annotations
 dataset_type = 'mmsemi.LongTailedDigitsDataset'
-data_root = 'data/long_tailed_digits/'
+data_root = 'data/digits_long_tail/'
 labeled_ann_file = 'annotations/instances_train.seed0-fold0@10-fit.json'
 unlabeled_ann_file = (
     'annotations/instances_train.seed0-fold0@10-unlabeled.json')

@@ -1,7 +1,7 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 # The labelled long-tailed digits alone, with the augmentation that the
 # student gets.
-_base_ = './semi_long-tailed_digits_instance.py'
+_base_ = './semi_digits-long-tail_instance.py'
 
 balanced_dataset = _base_.balanced_dataset
 balanced_dataset.dataset.pipeline[-1] = dict(type='mmsemi.PackDetInputs')

@@ -1,9 +1,9 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 _base_ = [
     '../_base_/models/mask-rcnn_digits.py',
-    '../_base_/datasets/semi_long-tailed_digits_instance.py',
+    '../_base_/datasets/semi_digits-long-tail_instance.py',
     '../_base_/schedules/schedule_1k.py',
-    '../_base_/long-tailed_digits_runtime.py', '../_base_/semi_runtime.py'
+    '../_base_/digits-long-tail_runtime.py', '../_base_/semi_runtime.py'
 ]
 
 segmentor = _base_.model
@@ -18,14 +18,11 @@ model = dict(
     teacher=dict(
         # What the config of this name in ../supervised ends with.
         checkpoint='work_dirs/'
-        'supervised_mask-rcnn_r18-fpn_1xb8-1k_long-tailed-digits-10p/'
+        'supervised_mask-rcnn_r18-fpn_1xb8-1k_digits-long-tail-10p/'
         'iter_1000.pth',
         guided_steps=150,
         momentum=0.005),
     pseudo_label_pipeline=[
-        dict(
-            type='mmsemi.CalibrateScores',
-            calibrator=dict(num_classes=10, mode='scalar', bg_mass='drop')),
         dict(type='mmsemi.FilterByScore', score_thr=0.7)
     ],
     # Boxes and masks of the teacher are not as good as those of labels.
@@ -35,9 +32,3 @@ model = dict(
 val_cfg = dict(type='mmsemi.MultiViewValLoop')
 custom_hooks = _base_.custom_hooks
 custom_hooks[-1].update(interval=500)
-custom_hooks.append(
-    # Once the teacher follows the student, its calibration moves.
-    dict(
-        type='mmsemi.CalibrationHook',
-        dataloader=_base_.calibration_dataloader,
-        interval=250))
