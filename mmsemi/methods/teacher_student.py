@@ -402,7 +402,10 @@ class TeacherStudent(MultiViewModel):
             for part, weights in parts.items():
                 for key, value in weights.items():
                     state_dict[f'{prefix}{part}.{key}'] = value
-            state_dict[f'{prefix}step'] = self.step.clone()
+            # Steps, calibration and the like stay as they are.
+            for key, value in self.state_dict().items():
+                if key.partition('.')[0] not in parts:
+                    state_dict[prefix + key] = value
             known = sum(v.is_floating_point()
                         for v in self.student.state_dict().values())
             print_log(

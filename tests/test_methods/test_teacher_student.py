@@ -605,6 +605,16 @@ def test_a_plain_checkpoint_fills_both_and_says_so(messages):
     ]
 
 
+def test_a_plain_checkpoint_leaves_what_a_stage_counts():
+    model = build()
+    model.calibrator = torch.nn.BatchNorm1d(2)
+    model.calibrator.running_mean.fill_(3.)
+    model.step.fill_(5)
+    model.load_state_dict(plain_state(), strict=True)
+    assert model.calibrator.running_mean.tolist() == [3., 3.]
+    assert int(model.step) == 5
+
+
 def test_a_plain_checkpoint_file_through_mmengine(messages, tmp_path):
     path = str(tmp_path / 'plain.pth')
     torch.save(dict(state_dict=plain_state(), meta=dict()), path)
