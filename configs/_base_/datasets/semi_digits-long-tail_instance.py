@@ -1,14 +1,8 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 # Embedded digits with a long tail: twenty zeros for a nine. 200 of 2,000
 # scenes have labels, and about a third of these is held out to measure
-# calibration on. Validation scenes have as many of every class. Make them
-# with
-#   python tools/dataset_converters/make_digits.py data/digits_long_tail \
-#       --image-size 48 --digits-per-scene 1 2 --long-tail 20
-#   python tools/dataset_converters/split_coco.py --hold-out 0.3 \
-#       --ann-file data/digits_long_tail/annotations/\
-#   instances_train.seed0-fold0@10.json \
-#       --out-dir data/digits_long_tail/annotations
+# calibration on. Validation scenes have as many of every class. The commands
+# that make them are in docs/digits_long_tail.md.
 dataset_type = 'mmsemi.LongTailedDigitsDataset'
 data_root = 'data/digits_long_tail/'
 labeled_ann_file = 'annotations/instances_train.seed0-fold0@10-fit.json'
