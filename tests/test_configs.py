@@ -129,10 +129,10 @@ def round_lengths(config: Config) -> List[int]:
                            settings.get('beam', 1),
                            ['human'] * settings.stages)
         lengths = [lengths] + [settings.stage_iters] * (len(units) - 1)
-        closing = settings.get('closing_iters', 0)
-        return lengths + [closing] * (closing > 0)
-    rounds = 3 if settings.get('select_reliable') else 2
-    return [lengths] * rounds if isinstance(lengths, int) else lengths
+    elif isinstance(lengths, int):
+        lengths = [lengths] * (3 if settings.get('select_reliable') else 2)
+    closing = settings.get('closing_iters', 0)
+    return lengths + [closing] * (closing > 0)
 
 
 def walk(node) -> Iterator[dict]:

@@ -27,8 +27,7 @@ SLICE_STREAM, CHOICE_STREAM = 1, 2
 class Unit(NamedTuple):
     """One training: of ``stage``, from beam entry ``entry``, on ``source``.
 
-    Stage 0 is the training on human labels that all others start from. A
-    closing one has the number after the last stage.
+    Stage 0 is the training on human labels that all others start from.
     """
     stage: int
     entry: int
@@ -64,8 +63,7 @@ class Candidate:
 def plan_units(schedule: str,
                stages: int,
                beam: int = 1,
-               choices: Sequence[str] = (),
-               closing: bool = False) -> List[Unit]:
+               choices: Sequence[str] = ()) -> List[Unit]:
     """List the trainings of all stages.
 
     Args:
@@ -75,8 +73,6 @@ def plan_units(schedule: str,
         stages (int): Number of stages after the first training.
         beam (int): Beam entries K that 'greedy' keeps. Defaults to 1.
         choices (Sequence[str]): Source of every stage, of 'random' only.
-        closing (bool): Whether the best solution learns from human labels
-            once more, after the stages. Defaults to False.
 
     Returns:
         list[Unit]: In the order of training. 'greedy' has 2 min(K, 2^(s-1))
@@ -95,8 +91,6 @@ def plan_units(schedule: str,
             units.append(Unit(stage, 0, choices[stage - 1]))
         else:
             units.append(Unit(stage, 0, MIXED))
-    if closing:
-        units.append(Unit(stages + 1, 0, HUMAN))
     return units
 
 

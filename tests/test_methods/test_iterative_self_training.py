@@ -34,12 +34,6 @@ def test_greedy_tries_both_from_every_entry(beam, per_stage):
         ]
 
 
-def test_closing_comes_after_all_stages():
-    units = plan_units('greedy', 2, closing=True)
-    assert units[:-1] == plan_units('greedy', 2)
-    assert units[-1] == Unit(3, 0, 'human')
-
-
 def test_random_choices_are_seeded_and_fair():
     assert random_choices(4, 0) == ['human', 'pseudo', 'human', 'pseudo']
     assert random_choices(4, 1) == ['pseudo', 'human', 'human', 'pseudo']

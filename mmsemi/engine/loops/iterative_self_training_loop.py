@@ -39,8 +39,8 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
       solutions so far. The best by mean IoU on a held-out slice of the
       labelled images, which nothing trains on, go on; at the end the best
       one is what the last checkpoint holds. With few labels the slice is
-      missed: in a closing stage, which is not of the paper, the best one
-      learns from all labelled images, as no choice is left to make;
+      missed: with ``closing_iters`` the best one learns from all labelled
+      images in the end, as no choice is left to make;
     - 'fixed' (FIST): on a mix with the share ``human_ratio``.
 
     No code was released: see ``mmsemi.methods.iterative_self_training`` for
@@ -61,8 +61,9 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
         beam (int): Solutions that 'greedy' keeps. Defaults to 1.
         held_out_fraction (float): Share of the labelled images that
             'greedy' chooses by. Defaults to 0.2.
-        closing_iters (int): Iterations of the closing stage of 'greedy', on
-            all labelled images. Defaults to 0: there is none.
+        closing_iters (int): Iterations of a closing stage on all labelled
+            images, from the weights that the stages end with; not of the
+            paper, see :class:`PseudoMaskLoop`. Defaults to 0: there is none.
         human_prob (float): Probability of human labels in a stage of
             'random'. Defaults to 0.5.
         human_ratio (float): Share of human labels in a batch of 'fixed'.
@@ -107,7 +108,6 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
                             ('stage_iters', stage_iters), ('stages', stages),
                             ('beam', beam)):
             check_count(value, f'train_cfg.{name}')
-        check_count(closing_iters, 'train_cfg.closing_iters', least=0)
         if seed is not None:
             check_count(seed, 'train_cfg.seed', least=0)
             if seed >= 2**32:
@@ -123,18 +123,12 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
         if schedule != 'greedy' and beam != 1:
             raise ValueError(f'train_cfg.beam={beam} with schedule='
                              f'{schedule!r}; only "greedy" has a beam.')
-        if schedule != 'greedy' and closing_iters:
-            raise ValueError(
-                f'train_cfg.closing_iters={closing_iters} with schedule='
-                f'{schedule!r}; only "greedy" holds images out, which a '
-                'closing stage gives back.')
         check_fraction(human_prob, 'train_cfg.human_prob')
         check_fraction(human_ratio, 'train_cfg.human_ratio')
         self.schedule = schedule
         self.stages = stages
         self.beam = beam
         self.held_out_fraction = held_out_fraction
-        self.closing = closing_iters > 0
         self.human_prob = human_prob
         self.human_ratio = human_ratio
         self.relabel = relabel
@@ -143,10 +137,9 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
         # How many units there are does not depend on the choices.
         number = len(plan_units(schedule, stages, beam, [HUMAN] * stages))
         lengths = [round_iters] + [stage_iters] * (number - 1)
-        if self.closing:
-            lengths.append(closing_iters)
         super().__init__(runner, dataloader, lengths, unlabeled_dataset,
-                         pseudo_pipeline, labeling, val_begin, val_interval)
+                         pseudo_pipeline, labeling, closing_iters, val_begin,
+                         val_interval)
         if schedule == 'greedy':
             held_out_size(len(self.labeled), held_out_fraction)
             if annotation_loader(self.labeled.pipeline) is None:
@@ -184,12 +177,12 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
 
     def title(self, number: int) -> str:
         """Say what a round trains on."""
+        if self.closes(number):
+            return f'{super().title(number)} (closing stage, human labels)'
         unit = self.units[number]
         where = 'first training' if number == 0 else (
             f'stage {unit.stage} of {self.stages}')
-        if self._closes(number):
-            where = 'closing stage'
-        elif self.schedule == 'greedy' and number:
+        if self.schedule == 'greedy' and number:
             where += f' from beam entry {unit.entry}'
         return f'{super().title(number)} ({where}, {unit.source} labels)'
 
@@ -197,15 +190,14 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
     def units(self) -> List:
         """list[Unit]: The trainings in their order."""
         return plan_units(self.schedule, self.stages, self.beam,
-                          self.state['choices'], self.closing)
-
-    def _closes(self, number: int) -> bool:
-        return self.units[number].stage > self.stages
+                          self.state['choices'])
 
     def round_loader(self, number: int) -> DataLoader:
         """Build the data loader of a round."""
+        if self.closes(number):
+            return self.closing_loader()
         labeled = self.labeled
-        if self.state['held_out'] and not self._closes(number):
+        if self.state['held_out']:
             held_out = set(self.state['held_out'])
             labeled = labeled.get_subset(
                 [i for i in range(len(labeled)) if i not in held_out])
@@ -221,15 +213,17 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
 
     def restore_weights(self, number: int) -> None:
         """Go on from the solution that the round starts from."""
-        if self.reset_weights:
+        if self.closes(number):
+            if self.schedule == 'greedy':
+                self._load(self._stored('beam')[0])
+        elif self.reset_weights:
             super().restore_weights(number)
         elif self.schedule == 'greedy':
-            self.model.load_state_dict(
-                self.load_weights(self._weights(self._start(number).unit)))
+            self._load(self._start(number))
 
     def finish_round(self, number: int) -> None:
         """Score the solution, choose after a stage, label."""
-        if self._closes(number):
+        if self.closes(number):
             return
         unit = self.units[number]
         found = Candidate(number, number)
@@ -245,7 +239,7 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
                 f'{100 * found.score:.2f}.',
                 logger='current')
         candidates = [*self._stored('candidates'), found]
-        last = number + 1 == len(self.units)
+        last = not self.needs_labels(number)
         if not last and self.units[number + 1].stage == unit.stage:
             self._store(candidates=candidates)
             return
@@ -255,10 +249,8 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
             self._report(unit.stage, kept)
         if last:
             self._store(candidates=[], beam=kept)
-            self._adopt_best(kept[0])
-        elif self._closes(number + 1):
-            # It learns from human labels alone.
-            self._store(candidates=[], beam=kept)
+            if number + 1 == len(self.round_lengths):
+                self._adopt_best(kept[0])
         else:
             self._store(
                 candidates=[],
@@ -281,14 +273,17 @@ class IterativeSelfTrainingLoop(PseudoMaskLoop):
         """Let the training end with the best solution."""
         if self.schedule != 'greedy':
             return
-        self.model.load_state_dict(
-            self.load_weights(self._weights(best.unit)))
+        self._load(best)
         print_log(
             f'The training ends with the weights of round {best.unit + 1} '
             f'({" ".join(best.history)}).',
             logger='current')
         if self.runner.val_loop is not None:
             self.runner.val_loop.run()
+
+    def _load(self, candidate: Candidate) -> None:
+        self.model.load_state_dict(
+            self.load_weights(self._weights(candidate.unit)))
 
     def _report(self, stage: int, kept: List[Candidate]) -> None:
         listed = '; '.join(

@@ -13,10 +13,11 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_checkpoint
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mmsemi.datasets.multi_source import seeded
 from .pseudo_mask_writer import LabelingSettings, PseudoMaskWriter
-from .round_checks import check_dataloader, check_segmentor
+from .round_checks import check_count, check_dataloader, check_segmentor
 from .round_data import (PseudoLabeledDataset, build_pseudo_pipeline,
                          build_unlabeled)
 from .round_loop import WEIGHTS_STREAM, RoundLoop
@@ -29,6 +30,10 @@ class PseudoMaskLoop(RoundLoop):
     weights of earlier rounds stay in
     ``work_dir/self_training/round_{k}``.
 
+    With ``closing_iters`` a closing round follows, of no paper here: the
+    weights that the rounds end with learn from the human labels alone, with
+    a schedule of their own. What pseudo-labels taught wrong is corrected.
+
     Args:
         runner (Runner): The runner, made by ``Runner.from_cfg``.
         dataloader (dict): ``train_dataloader``: the labelled images, as
@@ -40,6 +45,8 @@ class PseudoMaskLoop(RoundLoop):
         pseudo_pipeline (Sequence[dict]): Pipeline of pseudo-labelled images
             in training; it loads the mask with ``LoadAnnotations``.
         labeling (dict, optional): See :class:`LabelingSettings`.
+        closing_iters (int): Iterations of the closing round. Defaults to 0:
+            there is none.
         val_begin (int): See :class:`RoundLoop`.
         val_interval (int): See :class:`RoundLoop`.
 
@@ -57,10 +64,15 @@ class PseudoMaskLoop(RoundLoop):
                  unlabeled_dataset: Optional[Dict],
                  pseudo_pipeline: Optional[Sequence],
                  labeling: Optional[Mapping] = None,
+                 closing_iters: int = 0,
                  val_begin: int = 1,
                  val_interval: int = 1000) -> None:
         check_dataloader(dataloader)
         check_segmentor(runner)
+        check_count(closing_iters, 'train_cfg.closing_iters', least=0)
+        self.rounds_before_closing = len(round_lengths)
+        if closing_iters:
+            round_lengths = [*round_lengths, closing_iters]
         super().__init__(runner, dataloader, round_lengths, val_begin,
                          val_interval)
         self.metainfo = self.dataloader.dataset.metainfo
@@ -73,9 +85,23 @@ class PseudoMaskLoop(RoundLoop):
         self.pseudo_pipeline = build_pseudo_pipeline(pseudo_pipeline)
         self.all_unlabeled = list(range(len(self.writer.images)))
 
+    def closes(self, number: int) -> bool:
+        """Return whether a round is the closing one."""
+        return number == self.rounds_before_closing
+
+    def needs_labels(self, number: int) -> bool:
+        """Return whether a round that learns from new labels follows."""
+        return number + 1 < self.rounds_before_closing
+
+    def closing_loader(self) -> DataLoader:
+        """Build the data loader of the closing round."""
+        return self.build_loader([self.labeled], [1],
+                                 self.stream_seed(self.rounds_before_closing))
+
     def restore_weights(self, number: int) -> None:
         """Set the weights that a round after the first starts from."""
-        self.model.load_state_dict(self.fresh_weights(number))
+        if not self.closes(number):
+            self.model.load_state_dict(self.fresh_weights(number))
 
     def folder(self, number: int) -> str:
         """Return the folder of a round's files."""

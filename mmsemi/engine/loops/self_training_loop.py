@@ -55,6 +55,9 @@ class SelfTrainingLoop(PseudoMaskLoop):
             shuffled list in which the labelled images come ceil(n_u / n_l)
             times, as released.
         labeling (dict, optional): See :class:`LabelingSettings`.
+        closing_iters (int): Iterations of a closing round on the labelled
+            images alone, from the weights before; not of the papers, see
+            :class:`PseudoMaskLoop`. Defaults to 0: there is none.
         select (str): Weights that label: 'last' or 'best' on the validation
             set. Defaults to 'last'.
         best_metric (str): Metric of ``select='best'``, higher is better.
@@ -79,6 +82,7 @@ class SelfTrainingLoop(PseudoMaskLoop):
                  rounds: Optional[int] = None,
                  source_ratio: Optional[Sequence[float]] = None,
                  labeling: Optional[Mapping] = None,
+                 closing_iters: int = 0,
                  select: str = 'last',
                  best_metric: str = 'mIoU',
                  select_reliable: bool = False,
@@ -101,7 +105,8 @@ class SelfTrainingLoop(PseudoMaskLoop):
             else ()
         self.source_ratio = source_ratio
         super().__init__(runner, dataloader, lengths, unlabeled_dataset,
-                         pseudo_pipeline, labeling, val_begin, val_interval)
+                         pseudo_pipeline, labeling, closing_iters, val_begin,
+                         val_interval)
         if select_reliable:
             # Refuses a fraction that would leave one part empty.
             split_by_reliability([0.] * len(self.all_unlabeled),
@@ -117,6 +122,8 @@ class SelfTrainingLoop(PseudoMaskLoop):
         """Say what a round trains on."""
         if number == 0:
             data = 'labelled images'
+        elif self.closes(number):
+            data = 'closing, labelled images'
         elif self.select_reliable and number == 1:
             data = 'labelled and reliable images'
         else:
@@ -127,6 +134,8 @@ class SelfTrainingLoop(PseudoMaskLoop):
         """Build the data loader of a round."""
         if number == 0:
             return self._first_loader
+        if self.closes(number):
+            return self.closing_loader()
         reliable = self.state['reliable']
         if not self.select_reliable:
             source = {number - 1: self.all_unlabeled}
@@ -148,7 +157,7 @@ class SelfTrainingLoop(PseudoMaskLoop):
 
     def after_validation(self, step: int, metrics: Dict[str, float]) -> None:
         """Keep the best weights of the round."""
-        if self.select != 'best' or self.round + 1 == len(self.round_lengths):
+        if self.select != 'best' or not self.needs_labels(self.round):
             return
         if metrics.get(self.best_metric) is None:
             raise ValueError(
@@ -165,7 +174,7 @@ class SelfTrainingLoop(PseudoMaskLoop):
 
     def finish_round(self, number: int) -> None:
         """Label the images of the next round."""
-        if number + 1 == len(self.round_lengths):
+        if not self.needs_labels(number):
             return
         weights = None
         if self.select == 'best':

@@ -153,6 +153,16 @@ def test_random_follows_its_seed(train, tmp_path):
         assert torch.equal(seen.first[number], weights_of(tmp_path, name))
 
 
+def test_random_closes_with_human_labels(train, tmp_path):
+    runner, seen, stored = train(dict(RIST, closing_iters=5))
+    # Rounds end with iterations 6, 10, 14, 18 and 23.
+    assert runner.iter == 23
+    assert folders(seen.masks[4], str(tmp_path)) == {'ann'}
+    assert torch.equal(seen.first[4], weights_of(tmp_path, 'iter_18.pth'))
+    # Labels that nothing would learn from are not made.
+    assert [lists['beam'][0].labels for lists in stored] == [0, 0, 2, 2]
+
+
 def test_labels_after_every_stage(train, tmp_path):
     _, seen, stored = train(dict(RIST, relabel='every'))
     assert folders(seen.masks[2], str(tmp_path)) == {'round_1'}
@@ -178,7 +188,6 @@ def test_fixed_mixes_and_can_start_anew(train, tmp_path):
     (dict(held_out_fraction=.05), 'labelled images are 0'),
     (dict(held_out_fraction=.95), 'labelled images are 6'),
     (dict(closing_iters=-1), 'closing_iters=-1'),
-    (dict(schedule='random', beam=1, closing_iters=5), 'holds images out'),
     (dict(human_prob=1.), 'human_prob=1.0'),
     (dict(human_ratio=0), 'human_ratio=0'),
     (dict(schedule='fixed', beam=1, human_ratio=.9), 'source_ratio'),

@@ -48,6 +48,29 @@ def st_plus_plus(tiny_rounds, boxes_root, tmp_path_factory):
     return runner, seen, work_dir
 
 
+@pytest.mark.parametrize('loop, rounds', [(ST, 2), (ST_PLUS_PLUS, 3)])
+def test_closing_round_goes_on_with_human_labels(tiny_rounds, boxes_root,
+                                                 tmp_path, loop, rounds):
+    runner = tiny_rounds.make_runner(boxes_root, tmp_path,
+                                     dict(loop, closing_iters=4))
+    seen = SeenHook()
+    runner.register_hook(seen)
+    runner.train()
+    last = 6 * rounds
+    assert len(seen.lr) == last + 4
+    assert seen.lr[last] == .01
+    assert not any(
+        path.startswith(str(tmp_path)) for batch in seen.masks[last:]
+        for path in batch)
+    before = torch.load(tmp_path / f'iter_{last}.pth', weights_only=False)
+    for name, value in before['state_dict'].items():
+        assert torch.equal(seen.first[-1][name], value), name
+    loop = runner.train_loop
+    assert loop.title(rounds).endswith('(closing, labelled images)')
+    # Nothing learns from labels of the last network before.
+    assert not (tmp_path / 'self_training' / f'round_{rounds - 1}').exists()
+
+
 class WorkersHook(Hook):
     """Count living loader workers as training goes on."""
 
@@ -226,6 +249,7 @@ def test_zero_is_not_reduced_in_pseudo_masks(build):
     (dict(labeling=dict(flip=1)), 'flip=1'),
     (dict(labeling=dict(confidence_thr=0)), 'confidence_thr=0'),
     (dict(labeling=dict(batch_size=0)), 'batch_size=0'),
+    (dict(closing_iters=-1), 'closing_iters=-1'),
 ])
 def test_bad_fields_are_refused_before_training(build, fields, message):
     with pytest.raises(ValueError, match=message):
