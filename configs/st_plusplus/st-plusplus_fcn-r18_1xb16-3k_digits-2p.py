@@ -6,12 +6,14 @@ _base_ = [
     '../_base_/digits_semantic_runtime.py'
 ]
 
-# Three rounds, each as long as the supervised training.
+# Three rounds and a closing one, of no paper, each as long as the supervised
+# training; 12,000 steps in all.
 train_cfg = dict(
     _delete_=True,
     type='mmsemi.SelfTrainingLoop',
     select_reliable=True,
     round_iters=3000,
+    closing_iters=3000,
     unlabeled_dataset=_base_.unlabeled_dataset,
     pseudo_pipeline=_base_.pseudo_pipeline,
     source_ratio=[1, 1],
