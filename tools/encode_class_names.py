@@ -11,7 +11,9 @@ from the command line; they must be in the order of the data set's labels::
         --model openai/clip-vit-base-patch32 --pooling cls --out sea.pt
 
 texts.json says what stands for a class instead of its name, for some classes
-or all: {"animal_etc": "other animal", "rov": "remotely operated vehicle"}.
+or all: {"animal_etc": "other animal", "rov": "remotely operated vehicle"}. A
+data set may say so itself, in metainfo['class_texts']: --config finds that,
+and texts.json goes before it.
 
 Without network, name a folder that holds config.json, the weights and the
 tokenizer's files, or take char-ngrams, which needs no weights: it knows how
@@ -23,7 +25,7 @@ read this file alone; a checkpoint holds the vectors too.
 import argparse
 import json
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 from mmsemi.apis.cli import usage_errors
 
@@ -50,8 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--texts',
         metavar='FILE',
-        help='JSON object with texts by class name (default: the name in '
-        'lower case, with spaces for underscores)')
+        help='JSON object with texts by class name (default: those of the '
+        "config's data set, else the name in lower case, with spaces for "
+        'underscores)')
     parser.add_argument(
         '--model',
         default=DEFAULT_MODEL,
@@ -74,8 +77,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def config_classes(name: str) -> List[str]:
-    """Return the classes of a config's data, in the order of its labels."""
+def config_classes(name: str) -> Tuple[List[str], Dict[str, str]]:
+    """Return the classes of a config's data, in the order of its labels.
+
+    Beside them the texts that the data set has for some of them or all.
+    """
     from mmengine.registry import init_default_scope
 
     from mmsemi.apis.configs import load_config
@@ -91,7 +97,8 @@ def config_classes(name: str) -> List[str]:
         raise ValueError(f'The config {name} has no data. Use --ann-file or '
                          '--classes.')
     cfg.test_dataloader = cfg[loaders[0]]
-    classes = dataset_meta(cfg, {}).get('classes')
+    meta = dataset_meta(cfg, {})
+    classes = meta.get('classes')
     if not classes:
         raise ValueError(
             f'The data of the config {name} name no classes. Write '
@@ -101,7 +108,16 @@ def config_classes(name: str) -> List[str]:
         for path in source_files(source):
             if path.endswith('.json') and Path(path).is_file():
                 check_label_order(list(classes), path)
-    return list(classes)
+    texts = meta.get('class_texts') or {}
+    if not isinstance(texts, dict):
+        raise ValueError(f"metainfo['class_texts'] of the config {name} must "
+                         f'be texts by class name, not a '
+                         f'{type(texts).__name__}.')
+    # A config may take some of the classes that its data set knows.
+    return list(classes), {
+        key: text
+        for key, text in texts.items() if key in classes
+    }
 
 
 def check_label_order(classes: List[str], path: str) -> None:
@@ -164,9 +180,10 @@ def main() -> None:
         out = Path(args.out)
         if out.exists() and not args.overwrite:
             raise FileExistsError(f'{out} exists; --overwrite replaces it.')
-        texts = read_texts(args.texts)
+        texts = read_texts(args.texts) or {}
         if args.config:
-            classes = config_classes(args.config)
+            classes, known = config_classes(args.config)
+            texts = {**known, **texts}
         elif args.ann_file:
             classes = annotated_classes(args.ann_file)
         else:

@@ -25,6 +25,7 @@ from .pixel_filters import (KeepAboveAdaptiveThreshold,
 from .quality import (PseudoLabelQuality, measure_pseudo_labels,
                       quality_of_groups)
 from .soft_label_correction import correct_marginals, replace_confidence
+from .soft_label_stages import SharpenSoftLabels
 
 __all__ = [
     'CalibratePixels', 'CalibrateScores', 'CalibrationStage',
@@ -33,11 +34,11 @@ __all__ = [
     'KeepAboveClassThresholds', 'KeepConfidentPixels', 'KeepLowEntropyPixels',
     'KeepTopScores', 'PredictionOutcomes', 'PseudoLabelPipeline',
     'PseudoLabelQuality', 'PseudoLabelStage', 'RemoveDuplicates',
-    'SkipUncertainImages', 'bin_gaps', 'calibration_error',
-    'collect_statistics', 'correct_marginals', 'debiased_squared_error',
-    'excess_calibration_error', 'frequency_groups', 'frequency_thresholds',
-    'group_means', 'instance_overlaps', 'judge_predictions',
-    'load_calibration', 'marginal_statistics', 'mask_iou',
+    'SharpenSoftLabels', 'SkipUncertainImages', 'bin_gaps',
+    'calibration_error', 'collect_statistics', 'correct_marginals',
+    'debiased_squared_error', 'excess_calibration_error', 'frequency_groups',
+    'frequency_thresholds', 'group_means', 'instance_overlaps',
+    'judge_predictions', 'load_calibration', 'marginal_statistics', 'mask_iou',
     'measure_pseudo_labels', 'null_calibration_error', 'pixel_weights',
     'quality_of_groups', 'quantile_groups', 'read_class_groups',
     'replace_confidence', 'save_calibration'

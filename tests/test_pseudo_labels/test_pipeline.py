@@ -55,7 +55,7 @@ def test_configs_are_built_and_left_as_they_were():
 
 @pytest.mark.parametrize('name', [
     'FilterByScore', 'FilterByArea', 'FilterByMaskQuality', 'RemoveDuplicates',
-    'KeepTopScores', 'SkipUncertainImages'
+    'KeepTopScores', 'SkipUncertainImages', 'SharpenSoftLabels'
 ])
 def test_every_stage_is_registered_under_its_name(name):
     stage = TRANSFORMS.get(f'mmsemi.{name}')

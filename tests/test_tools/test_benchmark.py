@@ -92,6 +92,41 @@ def test_step_and_passes_do_the_same_work(benchmark, monkeypatch, tmp_path,
         torch.testing.assert_close(first, second)
 
 
+def test_fastinst_and_mask2former_are_of_equal_width(benchmark):
+    widths = []
+    for path in benchmark.SUPERVISED.values():
+        head = Config.fromfile(benchmark.CONFIG_ROOT / path).model
+        head = head.panoptic_head
+        widths.append((head.feat_channels, head.out_channels,
+                       head.num_queries, head.num_things_classes))
+    assert widths == [(256, 256, 100, 80)] * 2
+
+
+def test_fastinst_is_compared(benchmark, monkeypatch):
+    models = []
+
+    class Model(torch.nn.Linear):
+
+        def loss(self, inputs, data_samples):
+            assert len(inputs) == len(data_samples) == 2
+            return dict(loss=self(inputs.mean((2, 3))).sum())
+
+        def parse_losses(self, losses):
+            return losses['loss'], losses
+
+    def build(name, device):
+        models.append(name)
+        return Model(3, 1)
+
+    monkeypatch.setattr(benchmark, 'build_supervised', build)
+    result, = benchmark.bench_fastinst(options(images=(2, 1)), CPU)
+    assert models == ['fastinst', 'mask2former']
+    assert result['ratio'] > 0
+    assert result['images_per_second'] == [
+        2 / result['first'], 2 / result['second']
+    ]
+
+
 def test_mask_containers_are_compared(benchmark):
     results = benchmark.bench_masks(
         options(), CPU, num=4, size=64, num_rois=6)
@@ -132,6 +167,7 @@ def test_check_fails_above_the_limit(benchmark, monkeypatch, tmp_path,
 @pytest.mark.parametrize('arguments, message', [
     (['nonsense'], "unknown parts ['nonsense']"),
     (['--size', '100'], 'a multiple of 32'),
+    (['fastinst', '--size', '128'], 'need as many cells'),
     (['--iters', '0'], 'start at 1'),
     (['--device', 'cuda', '--clock', 'cpu'], 'another device'),
 ])

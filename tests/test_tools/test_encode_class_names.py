@@ -73,6 +73,47 @@ def test_from_a_config_by_name(run_tool, tmp_path, config, first):
     assert TextEmbeddings.load(tmp_path / 'digits.pt').classes[0] == first
 
 
+def test_texts_of_the_data_set(run_tool, tmp_path):
+    out, texts = tmp_path / 'trashcan.pt', tmp_path / 'texts.json'
+    config = 'seminst_mask-rcnn_r50-fpn_text_1xb4-30k_trashcan-10p'
+    done = run_tool('encode_class_names', '--config', config, '--out', out,
+                    *SPELLING)
+    assert done.code == 0, done.err
+    found = TextEmbeddings.load(out)
+    assert found.classes[0] == 'rov'
+    assert found.texts[0] == 'remotely operated vehicle'
+    assert 'animal_etc: other animal' in done.out
+    # A file goes before them, where it says something.
+    texts.write_text(json.dumps({'animal_etc': 'sea cucumber'}))
+    done = run_tool('encode_class_names', '--config', config, '--texts', texts,
+                    '--out', out, '--overwrite', *SPELLING)
+    assert 'animal_etc: sea cucumber' in done.out
+    assert 'rov: remotely operated vehicle' in done.out
+
+
+def test_texts_of_some_classes_and_texts_that_are_none(run_tool, tmp_path):
+    config = tmp_path / 'sea.py'
+    source = """
+default_scope = 'mmdet'
+val_dataloader = dict(
+    dataset=dict(
+        type='CocoDataset',
+        ann_file='none.json',
+        metainfo=dict(classes=('eel', 'crab'), class_texts={texts})))
+"""
+    config.write_text(
+        source.format(texts=dict(crab='a crab', dog='a wolf')))
+    out = tmp_path / 'sea.pt'
+    done = run_tool('encode_class_names', '--config', config, '--out', out,
+                    *SPELLING)
+    assert done.code == 0, done.err
+    assert TextEmbeddings.load(out).texts == ('eel', 'a crab')
+    config.write_text(source.format(texts=['eel', 'crab']))
+    done = run_tool('encode_class_names', '--config', config, '--out', out,
+                    '--overwrite', *SPELLING)
+    assert done.code == 2 and 'texts by class name, not a list' in done.err
+
+
 @pytest.mark.parametrize('args, words', [
     (('--classes', 'a', '--model', 'nobody/nothing'), 'neither a folder'),
     (('--classes', 'a', 'a', *SPELLING), 'names that differ'),

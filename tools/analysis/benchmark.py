@@ -1,5 +1,8 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
-"""Measure what teacher-student training costs beyond its bare passes."""
+"""Measure what teacher-student training costs beyond its bare passes.
+
+And what a training step of FastInst costs beside Mask2Former's.
+"""
 import argparse
 import sys
 from functools import partial
@@ -12,6 +15,7 @@ import mmsemi  # noqa: F401
 # isort: split
 import numpy as np
 import torch
+from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks, mask_target
 from mmengine.config import Config, ConfigDict
@@ -24,16 +28,23 @@ from mmsemi.methods import SemiInstanceSegmentor, load_segmentor_config
 from mmsemi.methods.semi_instance_segmentor import pseudo_sample, view_frame
 from mmsemi.structures.tensor_masks import TensorMasks
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / 'configs' / 'mean_teacher'
+CONFIG_ROOT = Path(__file__).resolve().parents[2] / 'configs'
+CONFIG_DIR = CONFIG_ROOT / 'mean_teacher'
 CONFIGS = dict(
     mask_rcnn='mean-teacher_mask-rcnn_r50-fpn_8xb5-180k_coco-10p.py',
     mask2former='mean-teacher_mask2former_r50_8xb2-368k_coco-10p.py')
+# Both 256 channels wide, with 100 queries.
+SUPERVISED = dict(
+    fastinst='fastinst/fastinst_r50_d3_4xb4-368k_coco-full.py',
+    mask2former='supervised/supervised_mask2former_r50_8xb2-368k_coco-10p.py')
+PARTS = (*CONFIGS, 'fastinst', 'masks')
 # Thresholds with which a stage does its work and drops nothing.
 NEUTRAL = {
     'mmsemi.FilterByScore': dict(score_thr=0.),
     'mmsemi.FilterByArea': dict(min_area=0),
 }
 STEP_LIMIT = 1.10
+FASTINST_LIMIT = 1.0
 MASK_LIMIT = 1.0
 
 
@@ -43,7 +54,7 @@ def parse_args() -> argparse.Namespace:
         'parts',
         nargs='*',
         metavar='PART',
-        help=f'any of {", ".join(CONFIGS)} and masks (default: all)')
+        help=f'any of {", ".join(PARTS)} (default: all)')
     parser.add_argument(
         '--size', type=int, default=256, help='side of the square images')
     parser.add_argument(
@@ -66,15 +77,18 @@ def parse_args() -> argparse.Namespace:
         'its view flipped and smaller, so that masks are warped')
     add_timing_options(parser)
     args = parser.parse_args()
-    args.parts = args.parts or [*CONFIGS, 'masks']
-    unknown = set(args.parts) - {*CONFIGS, 'masks'}
+    args.parts = args.parts or [*PARTS]
+    unknown = set(args.parts) - set(PARTS)
     if unknown:
         parser.error(f'unknown parts {sorted(unknown)}; allowed are '
-                     f'{[*CONFIGS, "masks"]}')
+                     f'{[*PARTS]}')
     if args.iters < 1 or args.instances < 1 or min(args.images) < 1:
         parser.error('--iters, --instances and --images start at 1')
     if args.size < 64 or args.size % 32:
         parser.error(f'--size {args.size}: give a multiple of 32 from 64')
+    if args.size < 160 and 'fastinst' in args.parts:
+        parser.error(f'--size {args.size}: the 100 queries of fastinst need '
+                     'as many cells of 16 pixels, a multiple of 32 from 160')
     if args.clock == 'cpu' and args.device != 'cpu':
         parser.error('--clock cpu does not see the work of another device')
     return args
@@ -237,6 +251,63 @@ def bench_step(name: str, args: argparse.Namespace,
         instances=[len(label) for label in projected])
 
 
+# FastInst beside Mask2Former ----------------------------------------------
+
+
+def build_supervised(name: str, device: torch.device) -> torch.nn.Module:
+    """Build the model of a supervised config, in training mode.
+
+    Args:
+        name (str): Key of SUPERVISED.
+        device (torch.device): Where the model goes.
+    """
+    torch.manual_seed(0)
+    config = Config.fromfile(CONFIG_ROOT / SUPERVISED[name])
+    init_default_scope(config.default_scope)
+    config.model.backbone.init_cfg = None
+    model = MODELS.build(load_segmentor_config(config.model))
+    model.init_weights()
+    return model.to(device).train()
+
+
+def bench_fastinst(args: argparse.Namespace,
+                   device: torch.device) -> List[dict]:
+    """Compare supervised steps of FastInst-D3 and Mask2Former.
+
+    A step is everything between data preprocessor and optimizer, on the
+    labelled images of a batch.
+    """
+    inputs, samples = make_batch(args, device)
+
+    def step_of(name: str) -> Callable[[], None]:
+        model = build_supervised(name, device)
+
+        def step() -> None:
+            model.zero_grad()
+            torch.manual_seed(0)
+            losses = model.loss(inputs['sup'], samples['sup'])
+            model.parse_losses(losses)[0].backward()
+
+        return step
+
+    result = compare(
+        step_of('fastinst'), step_of('mask2former'), device, args.iters,
+        args.clock)
+    images = args.images[0]
+    return [
+        dict(
+            result,
+            part='fastinst',
+            what='training: fastinst / mask2former',
+            limit=FASTINST_LIMIT,
+            size=args.size,
+            images=images,
+            images_per_second=[
+                images / result['first'], images / result['second']
+            ])
+    ]
+
+
 # Pseudo-masks -------------------------------------------------------------
 
 
@@ -296,8 +367,9 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
+    others = dict(masks=bench_masks, fastinst=bench_fastinst)
     parts = {
-        part: partial(bench_masks, args, device) if part == 'masks' else
+        part: partial(others[part], args, device) if part in others else
         partial(run_step, part, args, device)
         for part in args.parts
     }

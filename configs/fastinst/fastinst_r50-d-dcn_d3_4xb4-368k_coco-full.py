@@ -1,0 +1,8 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+_base_ = [
+    '../_base_/models/fastinst_r50-d-dcn_d3.py',
+    '../_base_/datasets/coco-full_fastinst.py',
+    '../_base_/schedules/schedule_368k_fastinst.py',
+    '../_base_/default_runtime.py'
+]
+auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -1,0 +1,13 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+_base_ = [
+    '../_base_/models/fastinst_r50_d3_micrographs.py',
+    '../_base_/datasets/micrograph_instance.py',
+    '../_base_/schedules/schedule_1k_fastinst.py',
+    '../_base_/default_runtime.py'
+]
+
+model = dict(
+    panoptic_head=dict(
+        semantic_branch=dict(
+            text_embeddings='data/micrographs/class_names_scibert.pt')))
+auto_scale_lr = dict(enable=False, base_batch_size=4)

@@ -1,0 +1,19 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+_base_ = [
+    '../_base_/models/fastinst_r50_d3_micrographs.py',
+    '../_base_/datasets/semi_micrograph_instance.py',
+    '../_base_/schedules/schedule_1k_two-stage_fastinst.py',
+    '../_base_/default_runtime.py',
+    '../_base_/semi_runtime.py'
+]
+
+model = dict(
+    _delete_=True,
+    type='mmsemi.SemInst',
+    segmentor=_base_.model,
+    pseudo_label_pipeline=[
+        dict(type='mmsemi.FilterByScore', score_thr=0.7),
+        dict(type='mmsemi.FilterByMaskCells', min_cells=5., stride=8)
+    ])
+val_cfg = dict(type='mmsemi.MultiViewValLoop')
+auto_scale_lr = dict(enable=False, base_batch_size=4)
