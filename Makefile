@@ -13,6 +13,8 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 BENCH_SEMANTIC_ARGS ?=
 BENCH_CALIBRATION_ARGS ?=
+BENCH_MATCHING_ARGS ?=
+BENCH_PROPOSALS_ARGS ?=
 
 PY := $(VENV)/bin/python
 # Byte code is made when a module is first imported: most never are.
@@ -100,6 +102,8 @@ bench: ops
 	$(PY) tools/analysis/benchmark.py $(BENCH_ARGS)
 	$(PY) tools/analysis/benchmark_semantic.py $(BENCH_SEMANTIC_ARGS)
 	$(PY) tools/analysis/benchmark_calibration.py $(BENCH_CALIBRATION_ARGS)
+	$(PY) tools/analysis/benchmark_matching.py $(BENCH_MATCHING_ARGS)
+	$(PY) tools/analysis/benchmark_proposals.py $(BENCH_PROPOSALS_ARGS)
 
 docs: | $(PY)
 	@$(PIP_INSTALL) -r requirements/docs.txt

@@ -14,10 +14,12 @@ _MODULES = dict(
     init_model='inference',
     list_configs='configs',
     load_config='configs',
+    predict_referred='referring',
     prepare_testing='training',
     prepare_training='training',
     run_testing='training',
     run_training='training',
+    segment_referred='referring',
     train='training')
 
 __all__ = sorted(_MODULES)

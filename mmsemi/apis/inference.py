@@ -13,6 +13,10 @@ from .configs import ConfigLike, load_config
 from .predictors import build_wrapper, check_predictor, check_weights
 from .type_check import resolve_type
 
+#: Transforms that new images have nothing for.
+ANNOTATION_LOADERS = ('LoadAnnotations', 'LoadMaskProposals',
+                      'LoadReferringMask')
+
 
 def init_model(config: ConfigLike,
                checkpoint: Union[str, Path],
@@ -21,7 +25,8 @@ def init_model(config: ConfigLike,
     """Build a model and load its weights.
 
     An instance model works with ``mmdet.apis.inference_detector``, a
-    semantic one with ``mmseg.apis.inference_model``.
+    semantic one with ``mmseg.apis.inference_model``, a referring one with
+    :func:`mmsemi.apis.predict_referred`.
 
     Args:
         config (str, Path or Config): See :func:`load_config`.
@@ -78,7 +83,7 @@ def image_pipeline(cfg: Config) -> list:
         dataset = dataset.get('dataset') or dataset['datasets'][0]
     return [
         copy.deepcopy(transform) for transform in dataset.get('pipeline', ())
-        if str(transform.get('type')).split('.')[-1] != 'LoadAnnotations'
+        if str(transform.get('type')).split('.')[-1] not in ANNOTATION_LOADERS
     ]
 
 

@@ -26,10 +26,12 @@ class DigitScene(NamedTuple):
         image: uint8 (H, W, 3), RGB.
         masks: bool (N, H, W), visible pixels of each digit; no two overlap.
         labels: int64 (N,), the digits 0-9.
+        colors: N names of colours; empty where digits have any colour.
     """
     image: np.ndarray
     masks: np.ndarray
     labels: np.ndarray
+    colors: Tuple[str, ...] = ()
 
 
 def class_frequencies(long_tail: float = 1.0) -> np.ndarray:
@@ -135,8 +137,7 @@ class DigitSceneComposer:
         """
         low, high = self.digits_per_scene
         num_digits = int(rng.integers(low, high + 1))
-        labels = rng.choice(
-            len(DIGIT_CLASSES), size=num_digits, p=self.frequencies)
+        labels = self._labels(num_digits, rng)
         image = self._background(rng)
         for _ in range(200):
             layout = self._layout(labels, rng)
@@ -150,7 +151,7 @@ class DigitSceneComposer:
         masks = np.zeros((num_digits, ) + image.shape[:2], dtype=bool)
         for i, (window, alpha) in enumerate(layout):
             region = image[window]
-            colour = _stroke_colour(region.mean(axis=(0, 1)), rng)
+            colour = self._colour(i, region.mean(axis=(0, 1)), rng)
             weight = alpha[..., None]
             image[window] = region * (1 - weight) + colour * weight
             ink = alpha > 0.5
@@ -159,6 +160,19 @@ class DigitSceneComposer:
         image += rng.normal(0, rng.uniform(2, 8), image.shape)
         image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
         return DigitScene(image, masks, labels.astype(np.int64))
+
+    def _labels(self, number: int, rng: np.random.Generator) -> np.ndarray:
+        """Return the digits 0-9 of a scene."""
+        return rng.choice(len(DIGIT_CLASSES), size=number, p=self.frequencies)
+
+    def _colour(self, index: int, background: np.ndarray,
+                rng: np.random.Generator) -> np.ndarray:
+        """Return the colour float64 (3,) of one digit."""
+        return _stroke_colour(background, rng)
+
+    def _height(self, rng: np.random.Generator) -> float:
+        """Return the height of one digit in pixels."""
+        return rng.uniform(*self.digit_heights)
 
     def _background(self, rng: np.random.Generator) -> np.ndarray:
         """Return float64 (H, W, 3): two colours graded, with blotches."""
@@ -212,7 +226,7 @@ class DigitSceneComposer:
         """Return the coverage float32 (h, w) in [0, 1] of one digit."""
         samples = self.pool[label]
         ink = np.pad(samples[int(rng.integers(len(samples)))], 2)
-        scale = rng.uniform(*self.digit_heights) / 8
+        scale = self._height(rng) / 8
         stretch = np.exp(rng.uniform(-0.15, 0.15))
         angle = np.deg2rad(rng.uniform(-15, 15))
         linear = scale * np.array([[np.cos(angle), -np.sin(angle)],

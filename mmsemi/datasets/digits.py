@@ -2,13 +2,14 @@
 """The embedded data: digit scenes in COCO and mmseg format, from a seed.
 
 Long-tailed ones are in LVIS's format, which is COCO's with a few fields more.
+Scenes with referring expressions have those in a file of their own.
 """
 import hashlib
 import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Iterator, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import mmcv
 import numpy as np
@@ -17,6 +18,8 @@ from rich.progress import track
 
 from .digit_scenes import (DIGIT_CLASSES, SPLITS, DigitScene,
                            DigitSceneComposer, check_int, class_frequencies)
+from .digits_referring import (REFERRING_FILE, ReferringSceneComposer,
+                               describe_scene, referring_annotations)
 from .splits import split_coco, split_coco_k_shot, split_stem, write_split
 from .text_files import lines_text, write_texts
 
@@ -32,7 +35,7 @@ def make_digits(out_dir: os.PathLike,
                 num_train: int = 2000,
                 num_val: int = 300,
                 image_size: int = 64,
-                digits_per_scene: Tuple[int, int] = (1, 3),
+                digits_per_scene: Optional[Tuple[int, int]] = None,
                 long_tail: float = 1.0,
                 max_overlap: float = 0.1,
                 seed: int = 0,
@@ -40,7 +43,8 @@ def make_digits(out_dir: os.PathLike,
                 split_seeds: Sequence[int] = (0, ),
                 overwrite: bool = False,
                 progress: bool = False,
-                shots: Sequence[int] = ()) -> Path:
+                shots: Sequence[int] = (),
+                referring: bool = False) -> Path:
     """Write a data set of digit scenes, or reuse the one that is there.
 
     The folder gets ``train/`` and ``val/`` (PNG images), ``masks/train``
@@ -57,13 +61,22 @@ def make_digits(out_dir: os.PathLike,
     ``coco_url``, ``neg_category_ids`` and ``not_exhaustive_category_ids``;
     every scene is annotated exhaustively.
 
+    With ``referring`` the scenes are those of
+    :class:`ReferringSceneComposer`, ``annotations/referring.json`` holds
+    two or three expressions of a digit, for training and validation, in the
+    format of :mod:`mmsemi.datasets.refer_files` (file names start with
+    ``train/`` or ``val/``), and ``splits/`` has the splits once more as
+    lists of these file names, ``referring.seed0-fold0@2[-unlabeled].txt``.
+
     Args:
         out_dir (path): Folder of the data set; made where missing.
         num_train (int): Training scenes, at least 1. Defaults to 2000.
         num_val (int): Validation scenes, at least 1; always balanced.
             Defaults to 300.
         image_size (int): Pixels. Defaults to 64.
-        digits_per_scene (tuple[int, int]): Defaults to (1, 3).
+        digits_per_scene (tuple[int, int], optional): Least and most digits
+            in a scene. Defaults to None: (1, 3), and (2, 4) with
+            ``referring``.
         long_tail (float): Imbalance of the training scenes' classes, see
             :func:`class_frequencies`. Defaults to 1.0.
         max_overlap (float): See :class:`DigitSceneComposer`. Defaults
@@ -79,6 +92,8 @@ def make_digits(out_dir: os.PathLike,
         shots (Sequence[int]): Numbers of labelled instances per class to
             write splits for as well; see :func:`split_coco_k_shot`.
             Defaults to ().
+        referring (bool): Whether to write scenes with referring
+            expressions; not with a long tail. Defaults to False.
 
     Returns:
         Path: ``out_dir``.
@@ -98,14 +113,25 @@ def make_digits(out_dir: os.PathLike,
         check_int('shots', number, 1)
     for split_seed in split_seeds:
         check_int('split_seeds', split_seed, 0)
+    if digits_per_scene is None:
+        digits_per_scene = (2, 4) if referring else (1, 3)
     scene_options = dict(
         image_size=image_size,
         digits_per_scene=digits_per_scene,
         max_overlap=max_overlap)
-    composers = dict(
-        train=DigitSceneComposer(
-            'train', long_tail=long_tail, **scene_options),
-        val=DigitSceneComposer('val', **scene_options))
+    if referring:
+        if long_tail != 1:
+            raise ValueError('long_tail must be 1 with referring expressions, '
+                             f'got {long_tail!r}')
+        composers = {
+            split: ReferringSceneComposer(split, **scene_options)
+            for split in SPLITS
+        }
+    else:
+        composers = dict(
+            train=DigitSceneComposer(
+                'train', long_tail=long_tail, **scene_options),
+            val=DigitSceneComposer('val', **scene_options))
     parameters = dict(
         generator_version=GENERATOR_VERSION,
         num_train=num_train,
@@ -117,6 +143,8 @@ def make_digits(out_dir: os.PathLike,
         max_overlap=float(max_overlap))
     if long_tail > 1:
         parameters['annotation_format'] = 'lvis'
+    if referring:
+        parameters['annotation_format'] = 'referring'
 
     out_dir = Path(out_dir)
     if _is_reusable(out_dir, parameters, overwrite):
@@ -127,13 +155,19 @@ def make_digits(out_dir: os.PathLike,
             prefix=f'.{out_dir.name}-', dir=out_dir.parent) as tmp:
         # A folder of its own, because mkdtemp's is closed to other users.
         staged = Path(tmp) / 'data'
+        parts, sentences = {}, {split: {} for split in SPLITS}
         for split, number in zip(SPLITS, (num_train, num_val)):
             annotations = _write_scenes(staged, split, number,
-                                        composers[split], seed, progress)
+                                        composers[split], seed, progress,
+                                        sentences[split])
             if long_tail > 1:
                 _add_lvis_fields(annotations, split, long_tail)
             _write_json(staged / f'annotations/instances_{split}.json',
                         annotations)
+            parts[split] = annotations
+        if referring:
+            _write_json(staged / REFERRING_FILE,
+                        referring_annotations(parts, sentences))
         _write_splits(staged, percents, shots, split_seeds)
         info = dict(parameters=parameters, checksum=checksum(staged))
         _write_json(staged / INFO_FILE, info)
@@ -158,6 +192,8 @@ def checksum(root: os.PathLike) -> str:
     root = Path(root)
     digest = hashlib.sha256()
     files = [root / f'annotations/instances_{split}.json' for split in SPLITS]
+    if (root / REFERRING_FILE).exists():
+        files.append(root / REFERRING_FILE)
     for folder in ('train', 'val', 'masks/train', 'masks/val'):
         files += sorted((root / folder).glob('*.png'))
     for file in files:
@@ -222,9 +258,13 @@ def _is_reusable(out_dir: Path, parameters: dict, overwrite: bool) -> bool:
 
 
 def _write_scenes(root: Path, split: str, number: int,
-                  composer: DigitSceneComposer, seed: int,
-                  progress: bool) -> dict:
-    """Write images and label maps, return annotations in COCO's format."""
+                  composer: DigitSceneComposer, seed: int, progress: bool,
+                  sentences: Dict[int, List[str]]) -> dict:
+    """Write images and label maps, return annotations in COCO's format.
+
+    Sentences of digits, where the composer's scenes have them, are put into
+    ``sentences`` by the annotation's id.
+    """
     images, annotations = [], []
 
     def scenes() -> Iterator[Tuple[int, DigitScene]]:
@@ -247,6 +287,12 @@ def _write_scenes(root: Path, split: str, number: int,
         height, width = scene.image.shape[:2]
         images.append(
             dict(id=index + 1, file_name=name, height=height, width=width))
+        if scene.colors:
+            # A generator of its own: other expressions, same scenes.
+            rng = np.random.default_rng([seed, SPLITS.index(split), index, 1])
+            sentences.update(
+                enumerate(describe_scene(scene, rng),
+                          len(annotations) + 1))
         for mask, label in zip(scene.masks, scene.labels):
             rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
             annotations.append(
@@ -311,13 +357,23 @@ def _write_splits(root: Path, percents: Sequence[float], shots: Sequence[int],
         write_split(labeled, unlabeled, folder,
                     split_stem('instances_train', **options))
         stem = split_stem('train', **options)
+        lists = {
+            f'{stem}.txt': _image_list(labeled),
+            f'{stem}-unlabeled.txt': _image_list(unlabeled)
+        }
+        if (root / REFERRING_FILE).is_file():
+            stem = split_stem('referring', **options)
+            lists[f'{stem}.txt'] = _referring_list(labeled)
+            lists[f'{stem}-unlabeled.txt'] = _referring_list(unlabeled)
         write_texts({
-            root / f'splits/{stem}.txt':
-            _image_list(labeled),
-            root / f'splits/{stem}-unlabeled.txt':
-            _image_list(unlabeled)
+            root / 'splits' / name: text
+            for name, text in lists.items()
         })
 
 
 def _image_list(coco: dict) -> str:
     return lines_text([Path(img['file_name']).stem for img in coco['images']])
+
+
+def _referring_list(coco: dict) -> str:
+    return lines_text([f'train/{img["file_name"]}' for img in coco['images']])

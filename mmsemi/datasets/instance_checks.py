@@ -97,9 +97,9 @@ def check_instances(coco: dict,
     empty = [name for name, count in counts.items() if count == 0]
     if empty:
         warnings.append(f'{len(empty)} classes have no instance: '
-                        f'{_some(empty)}.')
+                        f'{some_of(empty)}.')
     if img_dir is not None:
-        errors += _file_errors(coco, Path(img_dir))
+        errors += file_errors(coco, Path(img_dir))
     return InstanceReport(errors, warnings, counts)
 
 
@@ -108,7 +108,7 @@ def _category_errors(coco: dict, classes: Optional[Sequence[str]],
     names = [str(c.get('name')) for c in coco['categories']]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        return [f'Categories share the name {_some(twice)}.']
+        return [f'Categories share the name {some_of(twice)}.']
     if classes is not None and names != list(classes):
         missing = [name for name in classes if name not in names]
         unknown = [name for name in names if name not in classes]
@@ -117,8 +117,8 @@ def _category_errors(coco: dict, classes: Optional[Sequence[str]],
                     'Labels are numbered in the order of the file.']
         return [
             f'The file has {len(names)} categories, expected are '
-            f'{len(classes)}; missing: {_some(missing)}; unknown: '
-            f'{_some(unknown)}.'
+            f'{len(classes)}; missing: {some_of(missing)}; unknown: '
+            f'{some_of(unknown)}.'
         ]
     ids = [c['id'] for c in coco['categories']]
     if category_ids is not None and ids != list(category_ids):
@@ -127,7 +127,7 @@ def _category_errors(coco: dict, classes: Optional[Sequence[str]],
             for name, found, wanted in zip(names, ids, category_ids)
             if found != wanted
         ]
-        return [f'Categories have other ids: {_some(wrong)}.']
+        return [f'Categories have other ids: {some_of(wrong)}.']
     return []
 
 
@@ -139,7 +139,7 @@ def _size_errors(coco: dict) -> List[str]:
     ]
     return [
         f'{len(wrong)} images have no width and height in pixels: '
-        f'{_some(wrong)}.'
+        f'{some_of(wrong)}.'
     ] if wrong else []
 
 
@@ -169,14 +169,24 @@ def _mask_findings(coco: dict) -> tuple:
         'are left out of the training',
         outside='have a box outside of their image')
     lines = {
-        key: f'{len(names)} annotations {texts[key]}; ids: {_some(names)}.'
+        key: f'{len(names)} annotations {texts[key]}; ids: {some_of(names)}.'
         for key, names in found.items() if names
     }
     errors = [lines[key] for key in ('box', 'size') if key in lines]
     return errors, [lines[key] for key in ('none', 'outside') if key in lines]
 
 
-def _file_errors(coco: dict, img_dir: Path) -> List[str]:
+def file_errors(coco: dict, img_dir: Path) -> List[str]:
+    """Compare images with what is noted of them.
+
+    Args:
+        coco (dict): ``images`` with ``file_name``, ``width`` and ``height``.
+        img_dir (Path): Folder of the images.
+
+    Returns:
+        list[str]: A line on images that are missing, and one on images that
+        cannot be read or have another size.
+    """
     missing, wrong = [], []
     for img in coco['images']:
         path = img_dir / file_name(img)
@@ -196,14 +206,15 @@ def _file_errors(coco: dict, img_dir: Path) -> List[str]:
     errors = []
     if missing:
         errors.append(f'{len(missing)} of {len(coco["images"])} images are '
-                      f'not in {img_dir}: {_some(missing)}.')
+                      f'not in {img_dir}: {some_of(missing)}.')
     if wrong:
         errors.append(f'{len(wrong)} images differ from what the file says: '
-                      f'{_some(wrong)}.')
+                      f'{some_of(wrong)}.')
     return errors
 
 
-def _some(values: Sequence) -> str:
+def some_of(values: Sequence) -> str:
+    """Return the first five values as text, and how many more there are."""
     if not values:
         return 'none'
     more = '' if len(values) <= 5 else f' and {len(values) - 5} more'

@@ -5,10 +5,12 @@ from .boundary_iou import boundary_overlaps, mask_boundary
 from .calibration_metric import CalibrationMetric
 from .confusion_picture import draw_confusion_matrix
 from .dump_semantic_results import DumpSemanticResults
+from .referring_metric import ReferringMetric, referring_metrics
 
 __all__ = [
     'CalibrationMetric', 'ConfusionMatrix', 'DumpSemanticResults',
-    'boundary_overlaps', 'draw_confusion_matrix', 'mask_boundary'
+    'ReferringMetric', 'boundary_overlaps', 'draw_confusion_matrix',
+    'mask_boundary', 'referring_metrics'
 ]
 
 if is_installed('mmdet'):

@@ -24,9 +24,10 @@ if is_installed('mmseg'):
     from .fixmatch import FixMatch
     from .mean_teacher import MeanTeacher
     from .semi_semantic_segmentor import SemiSemanticSegmentor
+    from .semires import SemiRES
     from .uda import UDA
     from .unimatch import UniMatch, UniMatchV2
     __all__ += [
         'CAFS', 'CPS', 'DST', 'FixMatch', 'MeanTeacher',
-        'SemiSemanticSegmentor', 'UDA', 'UniMatch', 'UniMatchV2'
+        'SemiRES', 'SemiSemanticSegmentor', 'UDA', 'UniMatch', 'UniMatchV2'
     ]

@@ -17,13 +17,15 @@ from mmengine.model import ModuleList
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
-from mmsemi.models.dense_forward import (check_dense_segmentor, decode,
+from mmsemi.models.dense_forward import (check_dense_segmentor,
+                                         check_reads_no_text, decode,
                                          dense_logits, resize_logits)
 from mmsemi.models.dense_prediction import predict_dense
 from mmsemi.models.evaluation_mode import evaluating
 from mmsemi.models.losses import LossNormalizer, dense_cross_entropy
 from mmsemi.models.shared_decoding import decode_with_losses, extract_together
-from mmsemi.pseudo_labels import PseudoLabelPipeline
+from mmsemi.models.view_images import view_images
+from mmsemi.pseudo_labels import PseudoLabelPipeline, stage_samples
 from mmsemi.registry import MODELS
 from mmsemi.structures.dense_pseudo_label import (DensePseudoLabel,
                                                   DenseTargets, valid_pixels)
@@ -180,6 +182,7 @@ class CPS(MultiViewModel):
             MODELS.build(copy.deepcopy(config)) for _ in range(num_networks)
         ]
         check_dense_segmentor(networks[0])
+        check_reads_no_text(networks[0], 'mmsemi.CPS')
         self.predictors = tuple(f'network_{i}'
                                 for i in range(num_networks)) + ('mean', )
         super().__init__(networks[0], predict_on, data_preprocessor, init_cfg)
@@ -226,7 +229,8 @@ class CPS(MultiViewModel):
         targets = None
         if self.mix is not None or self.student_view != LABEL_VIEW:
             targets = self._targets(
-                self._label(inputs[LABEL_VIEW]), data_samples[LABEL_VIEW])
+                self._label(inputs[LABEL_VIEW]), data_samples[LABEL_VIEW],
+                inputs[LABEL_VIEW])
         if self.mix is not None:
             images, targets = self._mixed(inputs, data_samples, targets)
 
@@ -238,7 +242,8 @@ class CPS(MultiViewModel):
             labeled.append(logits[0])
             unlabeled.append(logits[1])
         if targets is None:
-            targets = self._targets(unlabeled, data_samples[LABEL_VIEW])
+            targets = self._targets(unlabeled, data_samples[LABEL_VIEW],
+                                    inputs[LABEL_VIEW])
         parts = [(unlabeled, targets)]
         if self.mix is None:
             valid = self._valid(inputs['sup'], data_samples['sup'])
@@ -247,6 +252,9 @@ class CPS(MultiViewModel):
             ]))
         losses['loss_cps'] = self._weight() * _pair_loss(parts)
         losses.update(_figures(targets))
+        for i, pipeline in enumerate(self.pseudo_label_pipelines):
+            for name, value in pipeline.figures.items():
+                losses[f'pseudo/{name}_{i}'] = value
         return losses
 
     def _weight(self) -> float:
@@ -342,12 +350,16 @@ class CPS(MultiViewModel):
 
     @torch.no_grad()
     def _targets(self, logits: List[Tensor],
-                 data_samples: List[SegDataSample]) -> List[DenseTargets]:
+                 data_samples: List[SegDataSample],
+                 inputs: Tensor) -> List[DenseTargets]:
         """Return every network's pseudo-labels that passed its pipeline."""
         targets = self._unfiltered(logits, data_samples)
         if not self.pseudo_label_pipelines[0].stages:
             return targets
-        bare = [SegDataSample(metainfo=s.metainfo) for s in data_samples]
+        images = None
+        if self.pseudo_label_pipelines[0].needs_image:
+            images = view_images(inputs, self.data_preprocessor)
+        bare = stage_samples(data_samples, logits[0].shape[2:], images)
         step = max(int(self.iteration) - self.cps_weight.begin, 0)
         return [
             DenseTargets.from_pseudo_labels(
@@ -366,7 +378,7 @@ class CPS(MultiViewModel):
         if has_partners(inputs, sorted({weak, strong})):
             others = inputs[strong]
             other_targets = self._targets(
-                self._label(inputs[weak]), data_samples[weak])
+                self._label(inputs[weak]), data_samples[weak], inputs[weak])
             partner = torch.arange(len(images), device=images.device)
         plan = self.mix.plan(targets[0], partner)
         if plan is None:

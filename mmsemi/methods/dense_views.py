@@ -88,7 +88,9 @@ def hidden_labels(data_samples: Sequence[SegDataSample]) -> Tensor:
 
 def check_same_geometry(inputs: Dict[str, Tensor],
                         data_samples: Dict[str, list], view: str) -> None:
-    """Raise ValueError if a view moves pixels against the weak view.
+    """Raise ValueError if a view shows other pixels than the weak view.
+
+    The sentences of referring segmentation must be equal, too.
 
     Args:
         inputs (dict[str, Tensor]): All views of the batch.
@@ -110,3 +112,10 @@ def check_same_geometry(inputs: Dict[str, Tensor],
             'pseudo-labels would land on the wrong pixels. Place flips, '
             'crops and resizing before mmsemi.MultiBranch, where the views '
             'share them.')
+    for a, b in zip(data_samples[weak], data_samples[view]):
+        if a.get('text') != b.get('text'):
+            raise ValueError(
+                f'The views {weak!r} and {view!r} of an image have the '
+                f'sentences {a.get("text")!r} and {b.get("text")!r}, so '
+                'pseudo-labels would show something else than is asked for. '
+                'Draw the sentence before mmsemi.MultiBranch.')

@@ -190,6 +190,8 @@ class DST(SemiSemanticSegmentor):
             classifier gets no features of its own.
     """
 
+    passes_text = False
+
     def __init__(self,
                  segmentor: Union[dict, str],
                  pseudo_label_pipeline: Any = CONFIDENT_PIXELS,
@@ -297,7 +299,7 @@ class DST(SemiSemanticSegmentor):
         if self.label_in_train_mode:
             pseudo_labels = self.pseudo_labels_of(
                 resize_logits(self.student, logits[1], weak.shape[2:]),
-                weak_samples)
+                weak_samples, weak)
         else:
             pseudo_labels = self.label_unlabeled(weak, weak_samples)
         unsup_losses, _ = self.loss_by_pseudo_labels(inputs, data_samples,

@@ -10,7 +10,8 @@ from typing import Dict, Optional, Union
 import torch
 from torch import Tensor
 
-from mmsemi.models.dense_forward import dense_logits, resize_logits
+from mmsemi.models.dense_forward import (dense_logits, extract_features,
+                                         resize_logits)
 from mmsemi.models.losses import LossNormalizer, full_precision, normalize_loss
 from mmsemi.models.shared_decoding import decode_with_losses
 from mmsemi.registry import MODELS
@@ -117,9 +118,8 @@ class MeanTeacher(SemiSemanticSegmentor):
         if not self.use_labeled:
             return super().semi_supervised_loss(inputs, data_samples, step)
         images, samples = inputs['sup'], data_samples['sup']
-        decoded, sup = decode_with_losses(self.student,
-                                          self.student.extract_feat(images),
-                                          samples)
+        features = extract_features(self.student, images, samples)
+        decoded, sup = decode_with_losses(self.student, features, samples)
         losses = scale_losses(sup, self.sup_weight, 'sup_')
         logits = [resize_logits(self.student, decoded, images.shape[2:])]
         # Two batches may differ in size, and share the loss by images.
@@ -132,7 +132,8 @@ class MeanTeacher(SemiSemanticSegmentor):
         mixed, mixed_targets = self.mixed(
             inputs, data_samples,
             DenseTargets.from_pseudo_labels(pseudo_labels))
-        logits.append(dense_logits(self.student, mixed))
+        logits.append(
+            dense_logits(self.student, mixed, data_samples['unsup_student']))
         targets.append(mixed_targets)
         total = sum(len(part) for part in logits)
         loss = sum(

@@ -9,15 +9,15 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmsemi.models.dense_heads import QueryFusionHead
+from mmsemi.models.view_images import view_images
 from mmsemi.pseudo_labels import (PseudoLabelPipeline, PseudoLabelQuality,
-                                  measure_pseudo_labels)
+                                  measure_pseudo_labels, stage_samples)
 from mmsemi.registry import MODELS
 from mmsemi.structures.view_geometry import (compose_view_matrix,
                                              is_axis_aligned, is_identity,
                                              masks_to_boxes, warp_boxes,
                                              warp_masks)
-from .instance_views import (fit_canvas, pseudo_sample, view_frame,
-                             view_matrix, without_annotations)
+from .instance_views import fit_canvas, pseudo_sample, view_frame, view_matrix
 from .soft_label_emission import (check_soft_label_heads, emitting_soft_labels,
                                   soft_label_modules)
 from .teacher_student import TeacherStudent
@@ -157,8 +157,11 @@ class SemiInstanceSegmentor(TeacherStudent):
         predicted = self.predict_unfiltered(inputs, data_samples)
         for label in predicted:
             label.set_metainfo(dict(num_predicted=len(label)))
+        images = None
+        if self.pseudo_label_pipeline.needs_image:
+            images = view_images(inputs, self.data_preprocessor)
         return self.pseudo_label_pipeline(
-            predicted, [without_annotations(s) for s in data_samples])
+            predicted, stage_samples(data_samples, images=images))
 
     @torch.no_grad()
     def predict_unfiltered(
@@ -344,7 +347,8 @@ class SemiInstanceSegmentor(TeacherStudent):
             ``pseudo/used_images``: share of images in the loss;
             ``pseudo/mean_score``: mean score of the kept, if any. At the
             hidden-label interval also ``pseudo/precision``,
-            ``pseudo/recall`` and ``pseudo/iou``, each where defined.
+            ``pseudo/recall`` and ``pseudo/iou``, each where defined. Stages
+            may add theirs.
         """
         used = [label for label in pseudo_labels if label.get('usable', True)]
         kept = sum(len(label) for label in used)
@@ -354,6 +358,8 @@ class SemiInstanceSegmentor(TeacherStudent):
             'kept_share': kept / max(predicted, 1),
             'used_images': len(used) / len(pseudo_labels)
         }
+        for name, value in self.pseudo_label_pipeline.figures.items():
+            figures[name] = float(value)
         if kept:
             figures['mean_score'] = float(
                 torch.cat([label.scores for label in used]).mean())

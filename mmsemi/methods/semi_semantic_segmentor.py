@@ -7,9 +7,12 @@ import torch
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
-from mmsemi.models.dense_forward import check_dense_segmentor, dense_logits
+from mmsemi.models.dense_forward import (check_dense_segmentor,
+                                         check_reads_no_text, dense_logits,
+                                         reads_text)
 from mmsemi.models.dense_prediction import predict_dense
-from mmsemi.pseudo_labels import PseudoLabelPipeline
+from mmsemi.models.view_images import view_images
+from mmsemi.pseudo_labels import PseudoLabelPipeline, stage_samples
 from mmsemi.structures.dense_pseudo_label import (IGNORE_LABEL,
                                                   DensePseudoLabel,
                                                   DenseTargets, valid_pixels)
@@ -51,12 +54,16 @@ class SemiSemanticSegmentor(TeacherStudent):
         **kwargs: Arguments of :class:`TeacherStudent`.
 
     Raises:
-        ValueError: If an argument is out of range or the segmenter gives no
-            logits of every pixel.
+        ValueError: If an argument is out of range, the segmenter gives no
+            logits of every pixel, or it reads sentences that the method or
+            ``mix`` cannot follow.
     """
 
     needs_prob = False
     """Whether the method's loss reads ``prob`` of the targets."""
+
+    passes_text = True
+    """Whether sentences reach the segmenter, so that it may be referring."""
 
     def __init__(self,
                  segmentor: Union[dict, str],
@@ -77,6 +84,12 @@ class SemiSemanticSegmentor(TeacherStudent):
         self.pseudo_label_pipeline = PseudoLabelPipeline(
             pseudo_label_pipeline,
             ('label', 'confidence', 'weight', 'valid', 'prob'))
+        if mix is not None and reads_text(self.student):
+            raise ValueError(
+                f'mix={mix!r}, but segmentor of type '
+                f'{type(self.student).__name__} reads one sentence per image,'
+                ' which does not speak of what another image brings. Set '
+                'mix=None.')
         self.mix = build_mix(mix)
         self.label_in_train_mode = label_in_train_mode
         self.hidden_label_interval = hidden_label_interval
@@ -85,6 +98,8 @@ class SemiSemanticSegmentor(TeacherStudent):
     def check_student(cls, student: nn.Module) -> None:
         """Refuse a model without logits of every pixel."""
         check_dense_segmentor(student)
+        if not cls.passes_text:
+            check_reads_no_text(student, f'mmsemi.{cls.__name__}')
 
     # From teacher to pseudo-labels ----------------------------------------
 
@@ -103,26 +118,31 @@ class SemiSemanticSegmentor(TeacherStudent):
             list[DensePseudoLabel]: N pseudo-labels that passed the pipeline.
         """
         if self.label_in_train_mode and self.training:
-            logits = dense_logits(self.student, inputs)
+            logits = dense_logits(self.student, inputs, data_samples)
         else:
             with self.labeling() as labeler:
-                logits = dense_logits(labeler, inputs)
-        return self.pseudo_labels_of(logits, data_samples)
+                logits = dense_logits(labeler, inputs, data_samples)
+        return self.pseudo_labels_of(logits, data_samples, inputs)
 
     @torch.no_grad()
-    def pseudo_labels_of(
-            self, logits: Tensor,
-            data_samples: List[SegDataSample]) -> List[DensePseudoLabel]:
+    def pseudo_labels_of(self, logits: Tensor,
+                         data_samples: List[SegDataSample],
+                         inputs: Tensor) -> List[DensePseudoLabel]:
         """Turn logits of weak views into pseudo-labels.
 
         Args:
             logits (Tensor): (N, K, H, W).
             data_samples (list[SegDataSample]): Samples of the weak views.
+            inputs (Tensor): The weak views (N, C, H, W), preprocessed, for
+                stages that look at them.
 
         Returns:
             list[DensePseudoLabel]: What passed the pipeline.
         """
-        bare = [SegDataSample(metainfo=s.metainfo) for s in data_samples]
+        images = None
+        if self.pseudo_label_pipeline.needs_image:
+            images = view_images(inputs, self.data_preprocessor)
+        bare = stage_samples(data_samples, logits.shape[2:], images)
         step = int(self.step) - self.teacher_settings.burn_in_steps
         return self.pseudo_label_pipeline(
             self._unfiltered(logits, data_samples), bare, max(step, 0))
@@ -136,7 +156,7 @@ class SemiSemanticSegmentor(TeacherStudent):
         Args and returns as :meth:`label_unlabeled`.
         """
         with self.labeling() as labeler:
-            logits = dense_logits(labeler, inputs)
+            logits = dense_logits(labeler, inputs, data_samples)
         return self._unfiltered(logits, data_samples)
 
     def _unfiltered(
@@ -155,8 +175,9 @@ class SemiSemanticSegmentor(TeacherStudent):
         """Compute the student's loss; see :class:`TeacherStudent`."""
         targets = DenseTargets.from_pseudo_labels(pseudo_labels)
         images, targets = self.mixed(inputs, data_samples, targets)
-        return self.unlabeled_loss(
-            dense_logits(self.student, images), targets), 1.
+        logits = dense_logits(self.student, images,
+                              data_samples['unsup_student'])
+        return self.unlabeled_loss(logits, targets), 1.
 
     @abstractmethod
     def unlabeled_loss(self, logits: Tensor,
@@ -261,7 +282,7 @@ class SemiSemanticSegmentor(TeacherStudent):
             dict[str, Tensor]: Scalars. ``pseudo/kept_share``: share of the
             pixels that is learned from; ``pseudo/mean_confidence`` of all
             pixels. At the hidden-label interval also ``pseudo/accuracy`` of
-            the kept pixels, if any.
+            the kept pixels, if any. Stages may add theirs.
         """
         targets = DenseTargets.from_pseudo_labels(pseudo_labels)
         num_valid = targets.valid.sum().clamp(min=1)
@@ -271,6 +292,8 @@ class SemiSemanticSegmentor(TeacherStudent):
             'pseudo/kept_share': kept.sum() / num_valid,
             'pseudo/mean_confidence': confidence.sum() / num_valid
         }
+        for name, value in self.pseudo_label_pipeline.figures.items():
+            figures[f'pseudo/{name}'] = value
         interval = self.hidden_label_interval
         if interval and int(self.step) % interval == 0:
             hidden = hidden_labels(teacher_samples).to(targets.label)

@@ -87,6 +87,7 @@ class _TwoStrongViews(FixMatch):
     """What both versions share."""
 
     views = VIEWS + (SECOND_STUDENT_VIEW, )
+    passes_text = False
 
     def _mixed_views(
             self, inputs: Dict[str, Tensor], data_samples: Dict[str, list],
@@ -168,7 +169,7 @@ class UniMatch(_TwoStrongViews):
             size).chunk(2)
         if self.teacher is None:
             pseudo_labels = self.pseudo_labels_of(
-                weak_logits, data_samples['unsup_teacher'])
+                weak_logits, data_samples['unsup_teacher'], weak)
         else:
             pseudo_labels = self.label_unlabeled(
                 weak, data_samples['unsup_teacher'])

@@ -2,19 +2,20 @@
 from mmsemi.compat import is_installed
 from .backbones import DINOBackbone
 from .label_smoothing import ClassPrototypes, SimilarityLabelSmoothing
-from .losses import FederatedLoss, OhemCrossEntropyLoss, SoftCrossEntropyLoss
+from .losses import (ClassWeightedCrossEntropyLoss, FederatedLoss,
+                     OhemCrossEntropyLoss, SoftCrossEntropyLoss)
 from .multi_branch_preprocessor import MultiBranchDataPreprocessor
 from .necks import SemanticNeck
 from .semantic_branch import SemanticBranch
 from .semantic_classifiers import SemanticClsPredictor, SemanticConvSeg
-from .text import TextEmbeddings, encode_classes
+from .text import BertTextEncoder, TextEmbeddings, encode_classes
 
 __all__ = [
-    'ClassPrototypes', 'DINOBackbone', 'FederatedLoss',
-    'MultiBranchDataPreprocessor', 'OhemCrossEntropyLoss', 'SemanticBranch',
-    'SemanticClsPredictor', 'SemanticConvSeg', 'SemanticNeck',
-    'SimilarityLabelSmoothing', 'SoftCrossEntropyLoss', 'TextEmbeddings',
-    'encode_classes'
+    'BertTextEncoder', 'ClassPrototypes', 'ClassWeightedCrossEntropyLoss',
+    'DINOBackbone', 'FederatedLoss', 'MultiBranchDataPreprocessor',
+    'OhemCrossEntropyLoss', 'SemanticBranch', 'SemanticClsPredictor',
+    'SemanticConvSeg', 'SemanticNeck', 'SimilarityLabelSmoothing',
+    'SoftCrossEntropyLoss', 'TextEmbeddings', 'encode_classes'
 ]
 
 if is_installed('mmdet'):
@@ -45,5 +46,11 @@ if is_installed('mmdet'):
     ]
 
 if is_installed('mmseg'):
-    from .decode_heads import DPTHead, SemanticSegMixin, semantic_seg_head
-    __all__ += ['DPTHead', 'SemanticSegMixin', 'semantic_seg_head']
+    from .backbones import LAVTSwin
+    from .decode_heads import (DPTHead, LAVTHead, SemanticSegMixin,
+                               semantic_seg_head)
+    from .segmentors import ReferringSegmentor
+    __all__ += [
+        'DPTHead', 'LAVTHead', 'LAVTSwin', 'ReferringSegmentor',
+        'SemanticSegMixin', 'semantic_seg_head'
+    ]

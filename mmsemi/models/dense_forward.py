@@ -6,7 +6,7 @@ when the samples carry no ground truth, and its ``loss`` takes whole images.
 Semi-supervised methods need logits of the padded batch and share features
 between losses.
 """
-from typing import Dict, List, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmseg.models.utils import resize
@@ -51,6 +51,54 @@ def num_classes(model: nn.Module) -> int:
 def align_corners(model: nn.Module) -> bool:
     """Return how a segmenter resizes its logits."""
     return _decode_heads(model)[-1].align_corners
+
+
+def reads_text(model: nn.Module) -> bool:
+    """Tell whether a segmenter reads a sentence with every image."""
+    return getattr(model, 'reads_text', False)
+
+
+def check_reads_no_text(model: nn.Module, method: str) -> None:
+    """Refuse a referring segmenter where sentences do not come along.
+
+    Args:
+        model (nn.Module): A built segmenter.
+        method (str): What refuses it, for the message.
+
+    Raises:
+        ValueError: If the model reads sentences.
+    """
+    if reads_text(model):
+        raise ValueError(
+            f'{method} does not hand sentences on, which segmentor of type '
+            f'{type(model).__name__} reads. Methods that do are '
+            'mmsemi.FixMatch, mmsemi.UDA, mmsemi.MeanTeacher and '
+            'mmsemi.SemiRES.')
+
+
+def extract_features(model: nn.Module,
+                     inputs: Tensor,
+                     data_samples: Optional[list] = None) -> Features:
+    """Extract features of images, and of their sentences if there are any.
+
+    Args:
+        model (nn.Module): mmseg's EncoderDecoder.
+        inputs (Tensor): Preprocessed images (N, 3, H, W).
+        data_samples (list[SegDataSample], optional): N samples with
+            ``text``, one sentence each. Needed by referring segmenters,
+            which read nothing else of them; others do not look at them.
+            Defaults to None.
+
+    Returns:
+        Features: What ``model.extract_feat`` gives.
+
+    Raises:
+        ValueError: If a referring segmenter gets no sentence, or several for
+            an image.
+    """
+    if not reads_text(model):
+        return model.extract_feat(inputs)
+    return model.extract_feat(inputs, model.single_texts(data_samples))
 
 
 def _decode_heads(model: nn.Module) -> List[nn.Module]:
@@ -99,18 +147,22 @@ def resize_logits(model: nn.Module, logits: Tensor,
         align_corners=align_corners(model))
 
 
-def dense_logits(model: nn.Module, inputs: Tensor) -> Tensor:
+def dense_logits(model: nn.Module,
+                 inputs: Tensor,
+                 data_samples: Optional[list] = None) -> Tensor:
     """Return the logits of every pixel.
 
     Args:
         model (nn.Module): mmseg's EncoderDecoder.
         inputs (Tensor): Preprocessed images (N, 3, H, W), padded.
+        data_samples (list[SegDataSample], optional): See
+            :func:`extract_features`. Defaults to None.
 
     Returns:
         Tensor: Logits (N, C, H, W).
     """
-    return resize_logits(model, decode(model, model.extract_feat(inputs)),
-                         inputs.shape[2:])
+    features = extract_features(model, inputs, data_samples)
+    return resize_logits(model, decode(model, features), inputs.shape[2:])
 
 
 def loss_from_features(model: nn.Module, features: Features,

@@ -1,14 +1,15 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """Supervised losses and logits of every pixel out of one pass."""
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import torch
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
-from .dense_forward import Features, decode, loss_from_features, split_features
+from .dense_forward import (Features, decode, extract_features,
+                            loss_from_features, split_features)
 
 
 def decode_with_losses(
@@ -43,20 +44,30 @@ def decode_with_losses(
     return logits, losses
 
 
-def extract_together(model: nn.Module, parts: List[Tensor]) -> List[Features]:
+def extract_together(
+        model: nn.Module,
+        parts: List[Tensor],
+        data_samples: Optional[List[list]] = None) -> List[Features]:
     """Extract the features of batches, in one pass where sizes allow it.
 
     Args:
         model (nn.Module): mmseg's EncoderDecoder.
         parts (list[Tensor]): Images (N_i, 3, H_i, W_i).
+        data_samples (list[list[SegDataSample]], optional): N_i samples of
+            each part; see :func:`extract_features`. Defaults to None.
 
     Returns:
         list[Features]: One for all parts together if their sizes are equal,
         else one per part.
     """
+    samples = [None] * len(parts) if data_samples is None else data_samples
     if len({part.shape[1:] for part in parts}) == 1:
-        return [model.extract_feat(torch.cat(parts))]
-    return [model.extract_feat(part) for part in parts]
+        together = None if data_samples is None else sum(samples, [])
+        return [extract_features(model, torch.cat(parts), together)]
+    return [
+        extract_features(model, part, own)
+        for part, own in zip(parts, samples)
+    ]
 
 
 @contextmanager

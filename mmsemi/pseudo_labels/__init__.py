@@ -22,24 +22,35 @@ from .pipeline import PseudoLabelPipeline, PseudoLabelStage
 from .pixel_filters import (KeepAboveAdaptiveThreshold,
                             KeepAboveClassThresholds, KeepConfidentPixels,
                             KeepLowEntropyPixels)
+from .pixel_weighting import PixelWeighting, pixel_weight
+from .proposal_matching import (match_proposals, match_proposals_batch,
+                                select_proposals)
+from .proposal_refinement import RefineByProposals
 from .quality import (PseudoLabelQuality, measure_pseudo_labels,
                       quality_of_groups)
+from .refinement_counts import RefinementCounts, count_refinements
+from .sam_refinement import SAMRefine
 from .soft_label_correction import correct_marginals, replace_confidence
 from .soft_label_stages import SharpenSoftLabels
+from .stage_samples import stage_samples
 
 __all__ = [
     'CalibratePixels', 'CalibrateScores', 'CalibrationStage',
     'ClassCalibrator', 'ClassStatistics', 'FilterByArea', 'FilterByMaskCells',
     'FilterByMaskQuality', 'FilterByScore', 'KeepAboveAdaptiveThreshold',
     'KeepAboveClassThresholds', 'KeepConfidentPixels', 'KeepLowEntropyPixels',
-    'KeepTopScores', 'PredictionOutcomes', 'PseudoLabelPipeline',
-    'PseudoLabelQuality', 'PseudoLabelStage', 'RemoveDuplicates',
+    'KeepTopScores', 'PixelWeighting', 'PredictionOutcomes',
+    'PseudoLabelPipeline', 'PseudoLabelQuality', 'PseudoLabelStage',
+    'RefineByProposals', 'RefinementCounts', 'RemoveDuplicates', 'SAMRefine',
     'SharpenSoftLabels', 'SkipUncertainImages', 'bin_gaps',
     'calibration_error', 'collect_statistics', 'correct_marginals',
-    'debiased_squared_error', 'excess_calibration_error', 'frequency_groups',
+    'count_refinements', 'debiased_squared_error',
+    'excess_calibration_error', 'frequency_groups',
     'frequency_thresholds', 'group_means', 'instance_overlaps',
     'judge_predictions', 'load_calibration', 'marginal_statistics', 'mask_iou',
-    'measure_pseudo_labels', 'null_calibration_error', 'pixel_weights',
+    'match_proposals', 'match_proposals_batch', 'measure_pseudo_labels',
+    'null_calibration_error', 'pixel_weight', 'pixel_weights',
     'quality_of_groups', 'quantile_groups', 'read_class_groups',
-    'replace_confidence', 'save_calibration'
+    'replace_confidence', 'save_calibration', 'select_proposals',
+    'stage_samples'
 ]

@@ -1,10 +1,11 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """What stands between teacher and student: a list of small stages."""
 from abc import ABCMeta, abstractmethod
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch.nn as nn
 from mmengine.structures import BaseDataElement
+from torch import Tensor
 
 from mmsemi.registry import TRANSFORMS
 
@@ -20,8 +21,19 @@ class PseudoLabelStage(nn.Module, metaclass=ABCMeta):
     requires: Tuple[str, ...] = ()
     """Fields of a pseudo-label that must be there."""
 
+    requires_any: Tuple[Tuple[str, ...], ...] = ()
+    """Sets of fields of which one must be there, for stages that take
+    several kinds of pseudo-label. None: no such stage."""
+
     writes: Tuple[str, ...] = ()
     """Fields that are there afterwards."""
+
+    needs_image: bool = False
+    """Whether the data samples must have ``image``, the teacher's view as
+    (3, H, W) float, RGB from 0 to 255, padded like the batch."""
+
+    figures: Mapping[str, Tensor] = {}
+    """Scalars by name that describe the last batch, for the log."""
 
     step: int = 0
     """Optimizer steps since the end of the burn-in, for schedules. The
@@ -41,7 +53,7 @@ class PseudoLabelStage(nn.Module, metaclass=ABCMeta):
                 :class:`mmsemi.structures.dense_pseudo_label.\
 DensePseudoLabel`.
             data_samples (list): The teacher view's data samples, without
-                ground truth.
+                ground truth; see :func:`mmsemi.pseudo_labels.stage_samples`.
 
         Returns:
             list: Processed pseudo-labels in the same order.
@@ -76,6 +88,9 @@ class PseudoLabelPipeline(nn.Module):
                     'pseudo-label stage; stages are listed in '
                     'mmsemi.pseudo_labels.')
             missing = set(stage.requires) - available
+            if not missing and stage.requires_any:
+                missing = min((set(fields) - available
+                               for fields in stage.requires_any), key=len)
             if missing:
                 raise ValueError(
                     f'{where} ({type(stage).__name__}) needs '
@@ -87,6 +102,19 @@ class PseudoLabelPipeline(nn.Module):
     def needs(self, field: str) -> bool:
         """Return whether some stage reads this field."""
         return any(field in stage.requires for stage in self.stages)
+
+    @property
+    def figures(self) -> Dict[str, Tensor]:
+        """dict[str, Tensor]: Scalars that stages tell of the last batch."""
+        return {
+            name: value
+            for stage in self.stages for name, value in stage.figures.items()
+        }
+
+    @property
+    def needs_image(self) -> bool:
+        """bool: Whether some stage looks at the teacher's view."""
+        return any(stage.needs_image for stage in self.stages)
 
     def forward(self,
                 pseudo_labels: List[BaseDataElement],

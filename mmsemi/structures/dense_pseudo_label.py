@@ -22,7 +22,10 @@ class DensePseudoLabel(BaseDataElement):
       0 where the student does not learn. Stages lower it;
     - ``valid`` (H, W) bool: False on padding, which no stage changes;
     - ``prob`` (C, H, W) float: all probabilities, only where a stage or a
-      method needs them.
+      method needs them;
+    - ``matched`` bool, a scalar or (C,): whether what is not background, or
+      each class, was replaced by mask proposals; only behind a stage that
+      refines (:class:`mmsemi.RefineByProposals`, ``mmsemi.SAMRefine``).
     """
 
 
@@ -36,6 +39,7 @@ class DenseTargets:
         weight (Tensor): (N, H, W) float.
         valid (Tensor): (N, H, W) bool.
         prob (Tensor, optional): (N, C, H, W) float. Defaults to None.
+        matched (Tensor, optional): (N,) or (N, C) bool. Defaults to None.
     """
 
     label: Tensor
@@ -43,6 +47,7 @@ class DenseTargets:
     weight: Tensor
     valid: Tensor
     prob: Optional[Tensor] = None
+    matched: Optional[Tensor] = None
 
     @classmethod
     def from_pseudo_labels(
@@ -56,8 +61,10 @@ class DenseTargets:
             DenseTargets: The batch.
         """
         fields = ['label', 'confidence', 'weight', 'valid']
-        if all('prob' in label for label in pseudo_labels):
-            fields.append('prob')
+        fields += [
+            field for field in ('prob', 'matched')
+            if all(field in label for label in pseudo_labels)
+        ]
         return cls(
             **{
                 field: torch.stack([label.get(field)

@@ -10,6 +10,7 @@ from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from mmsemi.models.view_images import view_images
 from mmsemi.structures.view_geometry import masks_to_boxes
 
 Palette = Sequence[Tuple[int, int, int]]
@@ -214,17 +215,7 @@ def view_to_image(view: Tensor, data_preprocessor: nn.Module) -> np.ndarray:
     Returns:
         np.ndarray: Image (H, W, 3), uint8, RGB.
     """
-    inner = getattr(data_preprocessor, 'data_preprocessor', data_preprocessor)
-    view = view.detach().float()
-    if getattr(inner, '_enable_normalize', False):
-        view = view * inner.std.to(view) + inner.mean.to(view)
-    is_rgb = getattr(inner, '_channel_conversion',
-                     getattr(inner, 'channel_conversion', False))
-    if len(view) == 1:
-        view = view.expand(3, -1, -1)
-    elif not is_rgb:
-        view = view.flip(0)
-    image = view.round().clamp(0, 255).to(torch.uint8)
+    image = view_images(view[None], data_preprocessor)[0].to(torch.uint8)
     return np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
 
 

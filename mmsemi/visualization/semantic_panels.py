@@ -20,7 +20,7 @@ def semantic_columns(model: SemiSemanticSegmentor, weak: Tensor,
     the teacher's picture.
     """
     pseudo_labels = model.label_unlabeled(weak, weak_samples)
-    logits = dense_logits(model.student, strong)
+    logits = dense_logits(model.student, strong, strong_samples)
     palette = palette or default_palette(logits.shape[1])
     columns = []
     for label, predicted, image, scale in zip(pseudo_labels, logits.argmax(1),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmsemi.compat import is_installed
 from mmsemi.methods import TeacherStudent
+from mmsemi.pseudo_labels import stage_samples
 from .drawing import (Palette, fitting_scale, pseudo_label_panel, resize_image,
                       view_to_image)
 
@@ -44,7 +45,9 @@ def collect_panels(model: TeacherStudent,
 
     Returns:
         list[np.ndarray]: One panel (H, W, 3), uint8, RGB, per image: weak
-        view, pseudo-labels, strong view, student's prediction.
+        view (under its sentence, if it has one), pseudo-labels, strong view,
+        student's prediction. Of referring models the pseudo-labels are
+        several columns; see :func:`referring_columns`.
 
     Raises:
         TypeError: If it is not known how to draw the model's pseudo-labels.
@@ -70,12 +73,12 @@ def collect_panels(model: TeacherStudent,
                        samples[STRONG], images, scales, classes, palette,
                        score_thr)
     return [
-        pseudo_label_panel([('weak view', resize_image(weak, factors[0])),
-                            taught,
+        pseudo_label_panel([(sample.get('text', 'weak view'),
+                             resize_image(weak, factors[0])), *taught,
                             ('strong view', resize_image(strong, factors[1])),
                             predicted])
-        for (weak, strong), factors, (taught, predicted
-                                      ) in zip(images, scales, columns)
+        for (weak, strong), factors, sample, (
+            *taught, predicted) in zip(images, scales, samples[WEAK], columns)
     ]
 
 
@@ -89,10 +92,14 @@ def _columns_of(model: TeacherStudent) -> Tuple[Callable, bool]:
     if is_installed('mmseg'):
         from mmsemi.methods import SemiSemanticSegmentor
         if isinstance(model, SemiSemanticSegmentor):
-            from .semantic_panels import semantic_columns
+            from mmsemi.models.dense_forward import reads_text
+            if reads_text(model.student):
+                from .referring_panels import referring_columns as columns
+            else:
+                from .semantic_panels import semantic_columns as columns
 
             # mmseg's preprocessor stacks equal sizes only, unless it trains.
-            return semantic_columns, True
+            return columns, True
     raise TypeError(f'Pseudo-labels of {type(model).__name__} cannot be '
                     'drawn; allowed are models derived from '
                     'SemiInstanceSegmentor and SemiSemanticSegmentor.')
@@ -114,10 +121,7 @@ def _first_unlabeled(data_batch: dict, max_images: int) -> dict:
                 for v in (WEAK, STRONG)},
         data_samples={
             # Without hidden labels, which the padding would change.
-            v: [
-                type(samples[v][i])(metainfo=samples[v][i].metainfo)
-                for i in chosen
-            ]
+            v: stage_samples([samples[v][i] for i in chosen])
             for v in (WEAK, STRONG)
         })
 

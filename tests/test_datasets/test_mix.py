@@ -324,3 +324,20 @@ def test_bad_arguments(config, message):
     config['type'] = f'mmsemi.{config["type"]}'
     with pytest.raises(ValueError, match=message):
         TRANSFORMS.build(config)
+
+
+def test_what_is_mixed_is_matched_where_both_are():
+    targets = make_targets(3)
+    take = torch.zeros((3, 12, 16), dtype=torch.bool)
+    plan = MixPlan(take, torch.tensor([1, 2, 0]))
+    assert plan.mix_targets(targets).matched is None
+    flags = torch.tensor([True, True, False])
+    targets = targets.replace(matched=flags)
+    assert plan.mix_targets(targets).matched.tolist() == [True, False, False]
+    others = targets.replace(matched=~flags)
+    found = plan.mix_targets(targets, others)
+    assert found.matched.tolist() == [False, True, False]
+    classes = torch.stack([flags, ~flags], 1)
+    found = plan.mix_targets(targets.replace(matched=classes))
+    assert found.matched.tolist() == [[True, False], [False, False],
+                                      [False, False]]

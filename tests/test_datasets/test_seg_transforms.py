@@ -56,7 +56,8 @@ def test_pack_seg_inputs_lists_the_matrix():
     # All of mmseg's own keys are still there.
     plain = TRANSFORMS.build(dict(type='mmseg.PackSegInputs'))
     assert PackSegInputs().meta_keys == (*plain.meta_keys,
-                                         'homography_matrix')
+                                         'homography_matrix', 'text', 'ref_id',
+                                         'sent_id', 'image_id')
 
 
 def test_two_strong_views_of_an_unlabelled_image():

@@ -186,8 +186,8 @@ def test_labels_come_from_the_same_pass(make, dense_batch_factory,
         lambda _, args, out: heads.append(out))
     of_logits = model.pseudo_labels_of
     monkeypatch.setattr(
-        model, 'pseudo_labels_of', lambda logits, samples: labelled.append(
-            logits) or of_logits(logits, samples))
+        model, 'pseudo_labels_of', lambda logits, *views: labelled.append(
+            logits) or of_logits(logits, *views))
     model(inputs, samples, mode='loss')
     # Labelled and weak, then both strong views, in training mode.
     assert passes == [(4, True), (4, True)]

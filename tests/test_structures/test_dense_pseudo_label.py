@@ -116,3 +116,18 @@ def test_other_padding_is_refused(padding):
 
 def test_ignore_label_is_that_of_mmseg():
     assert IGNORE_LABEL == 255
+
+
+@pytest.mark.parametrize('flags', [[True, False],
+                                   [[True, False, True], [False] * 3]])
+def test_matched_is_stacked_and_taken_apart(flags):
+    batch = targets()
+    assert batch.matched is None
+    assert all('matched' not in part for part in batch.unbind())
+    flags = torch.tensor(flags)
+    parts = batch.replace(matched=flags).unbind()
+    assert parts[1].matched.equal(flags[1])
+    again = DenseTargets.from_pseudo_labels(parts)
+    assert again.matched.equal(flags)
+    del parts[0].matched
+    assert DenseTargets.from_pseudo_labels(parts).matched is None

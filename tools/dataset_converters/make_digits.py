@@ -10,11 +10,14 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Make scenes of real handwritten digits (scikit-learn '
         'carries them, nothing is downloaded) as COCO instances and mmseg '
-        'label maps, with labelled/unlabelled splits. 2,300 scenes take '
+        'label maps, on demand with referring expressions, and with '
+        'labelled/unlabelled splits. 2,300 scenes take '
         'seconds. Equal options give equal files; a folder that already '
         'holds them is reused.',
-        epilog='Example: python tools/dataset_converters/make_digits.py '
-        'data/digits --long-tail 20 --split-seeds 0 1 2',
+        epilog='Examples: python tools/dataset_converters/make_digits.py '
+        'data/digits --long-tail 20 --split-seeds 0 1 2; python '
+        'tools/dataset_converters/make_digits.py data/digits_referring '
+        '--referring',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('out_dir', help='folder to make')
     parser.add_argument(
@@ -30,15 +33,21 @@ def parse_args() -> argparse.Namespace:
         '--digits-per-scene',
         type=int,
         nargs=2,
-        default=(1, 3),
         metavar=('LEAST', 'MOST'),
-        help='how many digits a scene has')
+        help='how many digits a scene has; left out, 1 to 3, and 2 to 4 with '
+        '--referring')
     parser.add_argument(
         '--long-tail',
         type=float,
         default=1.0,
         help='how many times more zeros than nines the training scenes have '
         '(exponential decay between them); validation stays balanced')
+    parser.add_argument(
+        '--referring',
+        action='store_true',
+        help='make scenes of digits in named colours and two sizes, with '
+        'expressions such as "the leftmost red seven" that fit one digit '
+        'only')
     parser.add_argument(
         '--max-overlap',
         type=float,

@@ -4,6 +4,7 @@ from typing import Sequence
 from mmdet.datasets.transforms import PackDetInputs as DetPackDetInputs
 
 from mmsemi.registry import TRANSFORMS
+from .mask_proposals import pack_proposals, pop_proposals
 
 
 @TRANSFORMS.register_module()
@@ -23,3 +24,17 @@ class PackDetInputs(DetPackDetInputs):
                                     'flip_direction', 'homography_matrix')
     ) -> None:
         super().__init__(meta_keys)
+
+    def transform(self, results: dict) -> dict:
+        """Pack; mask proposals become ``mask_proposals`` of the sample.
+
+        Args:
+            results (dict): Result dict from the data pipeline.
+
+        Returns:
+            dict: ``inputs`` and ``data_samples``.
+        """
+        proposals = pop_proposals(results)
+        packed = super().transform(results)
+        pack_proposals(packed['data_samples'], proposals)
+        return packed

@@ -167,6 +167,8 @@ class MixPlan:
                     others: Optional[DenseTargets] = None) -> DenseTargets:
         """Mix all fields of pseudo-labels.
 
+        What is mixed of two images is ``matched`` where both are.
+
         Args:
             targets (DenseTargets): Of the batch.
             others (DenseTargets, optional): Of the partners. Defaults to
@@ -176,12 +178,15 @@ class MixPlan:
             DenseTargets: Mixed.
         """
         others = targets if others is None else others
-        return DenseTargets(
-            **{
-                name: None if value is None else self.mix(
-                    value, getattr(others, name))
-                for name, value in vars(targets).items()
-            })
+        fields = {
+            name: None if value is None else self.mix(value,
+                                                      getattr(others, name))
+            for name, value in vars(targets).items() if name != 'matched'
+        }
+        matched = targets.matched
+        if matched is not None:
+            matched = matched & others.matched[self.partner]
+        return DenseTargets(**fields, matched=matched)
 
 
 class BatchMix(metaclass=ABCMeta):

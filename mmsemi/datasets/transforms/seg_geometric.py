@@ -80,11 +80,11 @@ class RandomResizeByLongSide(BaseTransform):
         height, width = results['img'].shape[:2]
         length = self._random_length(max(height, width))
         new_h, new_w = scaled_size((height, width), length)
-        results['img'] = _resize(results['img'], new_h, new_w,
-                                 cv2.INTER_LINEAR)
+        results['img'] = resize_image(results['img'], new_h, new_w,
+                                      cv2.INTER_LINEAR)
         for key in results.get('seg_fields', []):
-            results[key] = _resize(results[key], new_h, new_w,
-                                   cv2.INTER_NEAREST_EXACT)
+            results[key] = resize_image(results[key], new_h, new_w,
+                                        cv2.INTER_NEAREST_EXACT)
         factor = (new_w / width, new_h / height)
         previous = results.get('homography_matrix')
         previous = np.eye(3) if previous is None else previous
@@ -119,8 +119,19 @@ def scaled_size(shape: Tuple[int, int], length: int) -> Tuple[int, int]:
     return max(1, height), max(1, width)
 
 
-def _resize(img: np.ndarray, height: int, width: int,
-            interpolation: int) -> np.ndarray:
+def resize_image(img: np.ndarray, height: int, width: int,
+                 interpolation: int) -> np.ndarray:
+    """Resize an image or a map and keep its number of axes.
+
+    Args:
+        img (np.ndarray): (H, W) or (H, W, C).
+        height (int): New height in pixels.
+        width (int): New width in pixels.
+        interpolation (int): One of OpenCV's, such as ``cv2.INTER_LINEAR``.
+
+    Returns:
+        np.ndarray: (height, width) or (height, width, C).
+    """
     out = cv2.resize(img, (width, height), interpolation=interpolation)
     # OpenCV drops the channel axis of (H, W, 1).
     return out.reshape((height, width) + img.shape[2:])

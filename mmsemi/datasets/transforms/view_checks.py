@@ -104,10 +104,12 @@ def check_source_pipeline(pipeline: Any, where: str, has_masks: bool) -> None:
 
     Raises:
         ValueError: If a crop depends on the labels (``cat_max_ratio``), if
-            masks are loaded that the dataset does not name, or if images
-            of semantic views are padded.
+            masks are loaded that the dataset does not name, if images of
+            semantic views are padded, or if mask proposals are loaded after
+            a transform that does not record what it moves.
     """
     transforms = [slot[-1] for slot in iter_transforms(pipeline)]
+    _check_before_proposals(pipeline, transforms, where)
     branches = {
         branch
         for transform in transforms
@@ -131,6 +133,33 @@ def check_source_pipeline(pipeline: Any, where: str, has_masks: bool) -> None:
                 f'{where}: {name} loads segmentation masks, but the dataset '
                 'names none (data_prefix has no seg_map_path). Remove it '
                 'from the unlabelled pipeline.')
+
+
+def _check_before_proposals(pipeline: Any, transforms: Sequence[Callable],
+                            where: str) -> None:
+    """Refuse unrecorded geometry that mask proposals could not follow."""
+    if not any(map(_loads_proposals, transforms)):
+        return
+    for outer in pipeline.transforms:
+        # What is inside MultiBranch is checked there.
+        if hasattr(outer, 'branch_pipelines') or _loads_proposals(outer):
+            return
+        inner = [slot[-1] for slot in iter_transforms(outer)]
+        for transform in [outer, *inner]:
+            verdict, _ = _judge(transform)
+            if verdict == 'wrong':
+                name = _name(type(transform))
+                instead = {**UNRECORDED, **PIXEL_INDEX}.get(name)
+                raise ValueError(
+                    f'{where}: {name} stands before LoadMaskProposals and '
+                    "does not record what it moves in 'homography_matrix' "
+                    'in edge coordinates, so that proposals would land on '
+                    'the wrong pixels. ' +
+                    (f'Use {instead} instead.' if instead else 'Remove it.'))
+
+
+def _loads_proposals(transform: Callable) -> bool:
+    return type(transform).__name__ == 'LoadMaskProposals'
 
 
 def packs_semantic(pipeline: Any) -> bool:

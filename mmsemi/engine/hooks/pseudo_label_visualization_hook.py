@@ -17,7 +17,9 @@ class PseudoLabelVisualizationHook(Hook):
     """Write pictures of what the student is taught.
 
     Each picture shows the weak view, the teacher's pseudo-labels on it, the
-    strong view, and the student's prediction on that. The pictures are
+    strong view, and the student's prediction on that. Those of referring
+    models show the sentence, the teacher's mask, the proposals chosen for
+    it, the refined mask and the weights. The pictures are
     ``iter_{iteration}_{image}.png``. During the burn-in, when there are no
     pseudo-labels, nothing is drawn. Drawing changes neither the model nor
     any random state, and only the first process draws.
