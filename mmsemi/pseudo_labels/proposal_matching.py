@@ -19,17 +19,31 @@ from .instance_filters import check_unit_interval
 STRATEGIES = ('iom', 'cpi', 'cpi_u', 'cpi_o')
 
 
-def match_proposals(pseudo: Tensor, proposals: Union[Tensor, PackedMasks],
-                    strategy: str, *args, **kwargs) -> Tuple[Tensor, Tensor]:
+def match_proposals(
+        pseudo: Tensor,
+        proposals: Union[Tensor, PackedMasks],
+        strategy: str,
+        iou_thr: float = 0.5,
+        coverage_thr: float = 0.7,
+        purity_thr: float = 0.7,
+        max_area_ratio: Optional[float] = None,
+        max_image_share: Optional[float] = None,
+        min_coverage: Optional[float] = None,
+        min_iou: Optional[float] = None) -> Tuple[Tensor, Tensor]:
     """Replace one pseudo-mask by what proposals make of it.
 
     Args:
         pseudo (Tensor): (H, W), bool or integers with 0 for background.
         proposals (Tensor or PackedMasks): (N, H, W) bool; N may be 0.
-        strategy (str): See :func:`select_proposals`.
-        *args: Further arguments of :func:`match_proposals_batch`, and
-            **kwargs: in its order or by name: ``iou_thr=0.5``,
-            ``coverage_thr=0.7``, ``purity_thr=0.7`` and the guards.
+        strategy (str): See :func:`match_proposals_batch`, as for all that
+            follow.
+        iou_thr (float): Defaults to 0.5.
+        coverage_thr (float): Defaults to 0.7.
+        purity_thr (float): Defaults to 0.7.
+        max_area_ratio (float, optional): Defaults to None.
+        max_image_share (float, optional): Defaults to None.
+        min_coverage (float, optional): Defaults to None.
+        min_iou (float, optional): Defaults to None.
 
     Returns:
         tuple[Tensor, Tensor]: The mask (H, W) bool and whether there was a
@@ -38,8 +52,9 @@ def match_proposals(pseudo: Tensor, proposals: Union[Tensor, PackedMasks],
     Raises:
         ValueError: See :func:`match_proposals_batch`.
     """
-    masks, matched = match_proposals_batch(pseudo[None], proposals, strategy,
-                                           *args, **kwargs)
+    masks, matched = match_proposals_batch(
+        pseudo[None], proposals, strategy, iou_thr, coverage_thr, purity_thr,
+        max_area_ratio, max_image_share, min_coverage, min_iou)
     return masks[0], matched[0]
 
 

@@ -97,7 +97,9 @@ class LoadMaskProposals(BaseTransform):
             found = found[np.flatnonzero(found.area >= self.min_area)]
         if self.max_proposals is not None:
             found = found[:self.max_proposals]
-        results[RESULTS_KEY] = self._to_view(found.packed(), results)
+        masks = self._to_view(found.packed(), results)
+        # Here, where loader processes do it, and not in the training's.
+        results[RESULTS_KEY] = masks.measure()
         return results
 
     @staticmethod
