@@ -50,6 +50,7 @@ _ROOM_OF_INNER_KEY: Dict[str, Registries] = {
     'collate_fn': (FUNCTIONS, ),
     'worker_init_fn': (FUNCTIONS, ),
     'optimizer': (OPTIMIZERS, ),
+    'stage2_param_scheduler': (PARAM_SCHEDULERS, ),
     'constructor': (OPTIM_WRAPPER_CONSTRUCTORS, ),
     'ema_type': (MODELS, ),
     'vis_backends': (VISBACKENDS, ),

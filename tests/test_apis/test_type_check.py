@@ -127,6 +127,20 @@ def test_data_sets_of_a_loop():
     assert 'Did you mean' in finding.message
 
 
+def test_schedules_of_a_loop():
+    loop = dict(
+        type='mmsemi.TwoStageTrainLoop',
+        stage1_iters=1,
+        stage2_iters=1,
+        stage2_param_scheduler=[
+            dict(type='LinearLR', by_epoch=False),
+            dict(type='MultiStepRL', milestones=[1])
+        ])
+    finding, = check_types(dict(default_scope='mmdet', train_cfg=loop))
+    assert finding.where == 'train_cfg.stage2_param_scheduler[1].type'
+    assert 'Did you mean' in finding.message
+
+
 @pytest.mark.parametrize('name, registries, expected', [
     ('FilterByScore', [TRANSFORMS], 'Did you mean mmsemi.FilterByScore?'),
     ('PseudoLabelMonitor', [HOOKS],

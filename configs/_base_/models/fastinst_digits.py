@@ -1,7 +1,7 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 # FastInst, small enough to learn 48-pixel scenes on two CPU cores: maps of
-# strides 4, 8 and 16 where the full model has 8, 16 and 32, a decoder of
-# three layers, and 16 queries for at most two digits.
+# strides 4, 8 and 16 where the full model has 8, 16 and 32, a decoder of one
+# layer, and 16 queries for at most two digits.
 num_classes = 10
 channels = 64
 norm_cfg = dict(type='BN', requires_grad=True)
