@@ -258,7 +258,8 @@ def test_networks_teach_corrected_labels(make_cps):
     batch = model.data_preprocessor.data_preprocessor(batch, False)
     with evaluating(model):
         logits = model._label(batch['inputs'])
-    targets = model._targets(logits, batch['data_samples'])
+    targets = model._targets(logits, batch['data_samples'],
+                             batch['inputs'])
     raw = model._unfiltered(logits, batch['data_samples'])
     for i, pipeline in enumerate(model.pseudo_label_pipelines):
         calibrator = pipeline.stages[0].calibrator
