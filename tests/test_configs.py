@@ -18,6 +18,7 @@ from mmengine import Config
 from mmengine.runner import Runner
 
 from mmsemi.apis import check_config
+from mmsemi.datasets.proposal_writer import ProposalWriter
 from mmsemi.datasets.splits import (load_coco, split_coco, split_coco_k_shot,
                                     split_stem, write_split)
 from mmsemi.datasets.trashcan import TRASHCAN_CLASSES, TrashCanDataset
@@ -45,10 +46,12 @@ LVIS_CONFIGS = [path for path in CONFIGS if '_lvis-' in path.name]
 SMOOTHED_TEACHERS = [path for path in CONFIGS if '_teacher_' in path.name]
 INSTANCE_CONFIGS = (
     COCO_CONFIGS + CITY_CONFIGS + LVIS_CONFIGS + SEMINST_CONFIGS)
-# tests/test_semantic_configs.py looks into these.
+# tests/test_semantic_configs.py and tests/test_semires_configs.py look into
+# these.
 LISTED_CONFIGS = [
     path for path in CONFIGS
     if re.search('_(voc|cityscapes)-', path.name) and path not in CITY_CONFIGS
+    or path.parent.name in ('lavt', 'semires')
 ]
 ROUND_METHODS = ('self_training', 'st_plusplus', 'gist', 'rist')
 METAFILES = sorted(ROOT.glob('configs/*/metafile.yml'))
@@ -559,8 +562,13 @@ def test_links_in_readmes_lead_somewhere():
 
 @pytest.mark.parametrize(
     'path', **named(sorted({*CONFIGS} - {*LISTED_CONFIGS})))
-def test_types_views_batches_and_classes_fit(path):
+def test_types_views_batches_and_classes_fit(path, tmp_path):
     config = load(path)
+    for node in walk(config._cfg_dict):
+        if node.get('type') == 'mmsemi.LoadMaskProposals':
+            # One without an image.
+            node.store = str(tmp_path)
+            ProposalWriter(tmp_path, {}).close()
     if 'checkpoint' in config.model.get('teacher', {}):
         # Stands in for that of a training not run yet.
         config.model.teacher.checkpoint = __file__
@@ -575,7 +583,8 @@ def baseline_of(path: Path) -> Path:
     assert labeled == int(labeled)
     name = path.name.replace(f'xb{loader.batch_size}-', f'xb{int(labeled)}-')
     name = re.sub('^[^_]+', 'supervised', name)
-    name = re.sub('_(cutmix|adaptive|entropy|soft(-[a-z]+)?)(?=_)', '', name)
+    name = re.sub(
+        '_(cutmix|adaptive|entropy|refined|soft(-[a-z]+)?)(?=_)', '', name)
     return ROOT / 'configs/supervised' / name
 
 

@@ -1,7 +1,8 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """SemiRES: pseudo-labels refined by mask proposals, or weighted.
 
-D. Yang et al., SemiRES: Semi-Supervised Referring Expression Segmentation,
+D. Yang et al., SAM as the Guide: Mastering Pseudo-Label Refinement in
+Semi-Supervised Referring Expression Segmentation (SemiRES),
 ICML 2024 (arXiv 2406.01451). After a burn-in, teacher and student start
 equal (equations 1 and 2). The teacher's mask of the weak view is replaced by
 what mask proposals make of it (IOM: equation 6, CPI: equations 7 and 8); one

@@ -1,7 +1,8 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """A weight of every pixel by how far the teacher is from undecided.
 
-D. Yang et al., SemiRES: Semi-Supervised Referring Expression Segmentation,
+D. Yang et al., SAM as the Guide: Mastering Pseudo-Label Refinement in
+Semi-Supervised Referring Expression Segmentation (SemiRES),
 ICML 2024 (arXiv 2406.01451), equation 9: pixel-wise adjustment, PWA.
 """
 import math

@@ -1,7 +1,8 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """Pseudo-masks replaced by the mask proposals that fit them.
 
-D. Yang et al., SemiRES: Semi-Supervised Referring Expression Segmentation,
+D. Yang et al., SAM as the Guide: Mastering Pseudo-Label Refinement in
+Semi-Supervised Referring Expression Segmentation (SemiRES),
 ICML 2024 (arXiv 2406.01451), section 3.3.2. With c a pseudo-mask and m a
 proposal, the IoU decides (equation 6), the coverage |c & m| / |c| (equation
 7) or the purity |c & m| / |m| (equation 8). Labels in figure 5 of the paper

@@ -93,12 +93,14 @@ def test_supervised_digits_and_evaluation(digits):
     assert metric.evaluate(4)['oIoU'] == 100
 
 
-@pytest.mark.parametrize('semi', ['', 'semi_'])
-@pytest.mark.parametrize('name', SETS)
-def test_refcoco(name, semi):
-    config, stem = load(semi + name), SETS[name]
+@pytest.mark.parametrize('name, num_sources', [('refcoco', 1),
+                                               ('semi_refcoco', 2),
+                                               ('semi_refcoco-plus', 2),
+                                               ('semi_refcocog', 2)])
+def test_refcoco(name, num_sources):
+    config, stem = load(name), SETS[name.replace('semi_', '')]
     sources = config.train_dataloader.dataset.datasets
-    assert len(sources) == (2 if semi else 1)
+    assert len(sources) == num_sources
     for source, part in zip(sources, ('', '-unlabeled')):
         assert source.ann_file == f'refer/{stem}.json'
         assert source.image_list == f'refer/splits/{stem}.semires@1{part}.txt'

@@ -1,0 +1,16 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+_base_ = [
+    '../_base_/models/lavt_swin-b.py', '../_base_/datasets/refcoco.py',
+    '../_base_/schedules/schedule_lavt_40e.py',
+    '../_base_/referring_runtime.py'
+]
+
+# 40 passes over the 432 labelled references, 8 a step.
+max_iters = 2160
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 10)
+param_scheduler = dict(end=max_iters + 1)
+auto_scale_lr = dict(enable=False, base_batch_size=8)
+
+labeled_dataset = _base_.labeled_dataset
+labeled_dataset.image_list = 'refer/splits/refcoco-unc.semires@1.txt'
+train_dataloader = dict(dataset=dict(datasets=[labeled_dataset]))

@@ -1,0 +1,24 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+_base_ = [
+    '../_base_/models/lavt_swin-b.py', '../_base_/datasets/refcoco.py',
+    '../_base_/schedules/schedule_lavt_40e.py',
+    '../_base_/referring_runtime.py'
+]
+
+# 40 passes over 42,226 references, 32 a step.
+max_iters = 52760
+train_cfg = dict(max_iters=max_iters, val_interval=1319)
+param_scheduler = dict(end=max_iters + 1)
+auto_scale_lr = dict(enable=False, base_batch_size=32)
+
+ann_file = 'refer/refcocog-umd.json'
+labeled_dataset = _base_.labeled_dataset
+labeled_dataset.ann_file = ann_file
+labeled_dataset.image_list = None
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=4,
+    sampler=dict(batch_size=8),
+    dataset=dict(datasets=[labeled_dataset]))
+val_dataloader = dict(dataset=dict(ann_file=ann_file))
+test_dataloader = val_dataloader

@@ -1,0 +1,15 @@
+# Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
+_base_ = [
+    '../_base_/models/semires_digits.py',
+    '../_base_/datasets/semi_digits_referring.py',
+    '../_base_/schedules/schedule_3k.py',
+    '../_base_/digits_referring_runtime.py', '../_base_/semi_runtime.py'
+]
+
+# The teacher's masks as they are, without proposals: the paper's baseline.
+model = dict(pseudo_label_pipeline=[])
+
+val_cfg = dict(type='mmsemi.MultiViewValLoop')
+optim_wrapper = dict(optimizer=dict(lr=0.001))
+custom_hooks = _base_.custom_hooks
+custom_hooks[-1].update(interval=1000)
