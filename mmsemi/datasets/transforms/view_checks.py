@@ -30,6 +30,7 @@ from mmcv.transforms import BaseTransform, Compose
 from mmengine.dataset import Compose as DatasetCompose
 from mmengine.registry import DefaultScope
 
+from .mask_proposals import LoadMaskProposals
 from .view_rules import PADDING, PADDING_TEXT, PIXEL_INDEX, RIGHT, UNRECORDED
 
 Transform = Union[dict, Callable]
@@ -159,7 +160,7 @@ def _check_before_proposals(pipeline: Any, transforms: Sequence[Callable],
 
 
 def _loads_proposals(transform: Callable) -> bool:
-    return type(transform).__name__ == 'LoadMaskProposals'
+    return isinstance(transform, LoadMaskProposals)
 
 
 def packs_semantic(pipeline: Any) -> bool:
