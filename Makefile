@@ -85,8 +85,10 @@ demo: install
 ops: install
 	$(PY) tools/build_mmcv_ops.py
 
+# A process for each core; PYTEST_ARGS="-n 0" keeps to one, for a debugger.
 test: ops $(VENV)/.tests-installed
-	$(PY) -m pytest --durations=15 --junitxml=$(TEST_REPORT) $(PYTEST_ARGS)
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile --durations=15 \
+		--junitxml=$(TEST_REPORT) $(PYTEST_ARGS)
 	@$(PY) -c 'import sys; from xml.etree import ElementTree; \
 		suites = ElementTree.parse("$(TEST_REPORT)").iter("testsuite"); \
 		skipped = sum(int(suite.get("skipped", 0)) for suite in suites); \
