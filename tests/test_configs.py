@@ -340,7 +340,7 @@ def test_seminst_has_every_combination():
             for path in CONFIGS
             if path.parent.name == method and 'shot' in path.stem
         } == {
-            f'{method}_{net}_1xb16-1k_{data}'
+            f'{method}_{net}_1xb16-2k_{data}'
             for net in nets['digits'] for data in SEMINST_DATA
             if 'digits' in data
         }
@@ -436,7 +436,7 @@ def test_both_stages_on_digits_are_as_long_as_supervised_training():
 def test_optimizer_of_fastinst(path):
     config = load(path).optim_wrapper
     small = 'digits' in path.stem
-    assert config.optimizer.lr == (.001 if small else .0001)
+    assert config.optimizer.lr == (.002 if small else .0001)
     assert (config.optimizer.type, config.optimizer.weight_decay) == ('AdamW',
                                                                       .05)
     assert config.get('clip_grad') is None

@@ -172,7 +172,7 @@ def test_scores_of_query_heads_are_calibrated(segmentor, root, tmp_path,
                                               tiny_segmentor_config):
     monkeypatch.setattr(Config, 'pretty_text', 'config')
     row = 'two-stage_' if segmentor == 'fastinst' else ''
-    path, = ROOT.glob(f'configs/seminst/seminst_fastinst_r18_{row}1xb16-1k_'
+    path, = ROOT.glob(f'configs/seminst/seminst_fastinst_r18_{row}1xb16-2k_'
                       'digits-5shot.py')
     config = small(path, root, tmp_path)
     if segmentor == 'mask2former':

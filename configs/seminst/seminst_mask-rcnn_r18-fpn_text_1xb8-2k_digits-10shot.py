@@ -1,8 +1,8 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 _base_ = [
-    '../_base_/models/fastinst_digits.py',
+    '../_base_/models/mask-rcnn_digits.py',
     '../_base_/datasets/digits_instance.py',
-    '../_base_/schedules/schedule_1k.py', '../_base_/digits_runtime.py'
+    '../_base_/schedules/schedule_2k.py', '../_base_/digits_runtime.py'
 ]
 
 labeled_dataset = _base_.labeled_dataset
@@ -17,13 +17,9 @@ text_embeddings = dict(
     classes=('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven',
              'eight', 'nine'))
 model = dict(
-    panoptic_head=dict(
-        semantic_branch=dict(text_embeddings=text_embeddings)))
-
-# FastInst's optimizer, at a rate for training from nothing.
-optim_wrapper = dict(
-    optimizer=dict(lr=0.001),
-    paramwise_cfg=dict(
-        norm_decay_mult=0.,
-        custom_keys=dict(aux_query=dict(decay_mult=0.))),
-    clip_grad=None)
+    roi_head=dict(
+        bbox_head=dict(
+            type='mmsemi.SemanticShared2FCBBoxHead',
+            cls_predictor_cfg=dict(
+                type='mmsemi.SemanticClsPredictor',
+                text_embeddings=text_embeddings))))

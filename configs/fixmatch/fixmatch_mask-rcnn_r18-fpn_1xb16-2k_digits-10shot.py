@@ -1,9 +1,9 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 _base_ = [
-    '../_base_/models/fastinst_digits.py',
+    '../_base_/models/mask-rcnn_digits.py',
     '../_base_/datasets/semi_digits-few-shot_instance.py',
-    '../_base_/schedules/schedule_1k_two-stage.py',
-    '../_base_/digits_runtime.py', '../_base_/semi_runtime.py'
+    '../_base_/schedules/schedule_2k.py', '../_base_/digits_runtime.py',
+    '../_base_/semi_runtime.py'
 ]
 
 labeled_dataset = _base_.labeled_dataset
@@ -17,19 +17,14 @@ train_dataloader = dict(
 
 model = dict(
     _delete_=True,
-    type='mmsemi.SemInst',
+    type='mmsemi.SemiInstanceSegmentor',
     segmentor=_base_.model,
-    # Masks of digits are small: none is filtered by its size.
-    pseudo_label_pipeline=[dict(type='mmsemi.FilterByScore', score_thr=0.7)],
+    # The student labels the weak views itself, from the first step on.
+    teacher=dict(mode='student'),
+    pseudo_label_pipeline=[dict(type='mmsemi.FilterByScore', score_thr=0.9)],
+    # As in FixMatch, an image that nothing is sure of teaches nothing.
+    keep_empty_images=False,
     hidden_label_interval=10)
 val_cfg = dict(type='mmsemi.MultiViewValLoop')
 custom_hooks = _base_.custom_hooks
 custom_hooks[-1].update(interval=500)
-
-# FastInst's optimizer, at a rate for training from nothing.
-optim_wrapper = dict(
-    optimizer=dict(lr=0.001),
-    paramwise_cfg=dict(
-        norm_decay_mult=0.,
-        custom_keys=dict(aux_query=dict(decay_mult=0.))),
-    clip_grad=None)

@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/fastinst_digits.py',
     '../_base_/datasets/semi_digits-few-shot_instance.py',
-    '../_base_/schedules/schedule_1k.py', '../_base_/digits_runtime.py',
+    '../_base_/schedules/schedule_2k.py', '../_base_/digits_runtime.py',
     '../_base_/semi_runtime.py'
 ]
 
@@ -15,14 +15,24 @@ unlabeled_dataset.ann_file = (
 train_dataloader = dict(
     dataset=dict(datasets=[labeled_dataset, unlabeled_dataset]))
 
+segmentor = _base_.model
+head = segmentor.panoptic_head
+head.type = 'mmsemi.SoftLabelFastInstHead'
+head.loss_cls.type = head.loss_proposal.type = 'mmsemi.SoftCrossEntropyLoss'
+segmentor.train_cfg.assigner.match_costs[0].type = (
+    'mmsemi.SoftClassificationCost')
 model = dict(
     _delete_=True,
     type='mmsemi.SemiInstanceSegmentor',
-    segmentor=_base_.model,
+    segmentor=segmentor,
+    soft_labels=True,
     # The student labels the weak views itself, from the first step on.
     teacher=dict(mode='student'),
-    pseudo_label_pipeline=[dict(type='mmsemi.FilterByScore', score_thr=0.7)],
-    # As in FixMatch, an image that nothing is sure of teaches nothing.
+    pseudo_label_pipeline=[
+        dict(type='mmsemi.FilterByScore', score_thr=0.9),
+        dict(type='mmsemi.SharpenSoftLabels', temperature=0.4)
+    ],
+    # As in UDA, an image that nothing is sure of teaches nothing.
     keep_empty_images=False,
     hidden_label_interval=10)
 val_cfg = dict(type='mmsemi.MultiViewValLoop')
@@ -31,7 +41,7 @@ custom_hooks[-1].update(interval=500)
 
 # FastInst's optimizer, at a rate for training from nothing.
 optim_wrapper = dict(
-    optimizer=dict(lr=0.001),
+    optimizer=dict(lr=0.002),
     paramwise_cfg=dict(
         norm_decay_mult=0.,
         custom_keys=dict(aux_query=dict(decay_mult=0.))),

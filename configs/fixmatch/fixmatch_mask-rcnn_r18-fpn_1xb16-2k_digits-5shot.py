@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/mask-rcnn_digits.py',
     '../_base_/datasets/semi_digits-few-shot_instance.py',
-    '../_base_/schedules/schedule_1k.py', '../_base_/digits_runtime.py',
+    '../_base_/schedules/schedule_2k.py', '../_base_/digits_runtime.py',
     '../_base_/semi_runtime.py'
 ]
 
@@ -20,7 +20,7 @@ model = dict(
     segmentor=_base_.model,
     # The student labels the weak views itself, from the first step on.
     teacher=dict(mode='student'),
-    pseudo_label_pipeline=[dict(type='mmsemi.FilterByScore', score_thr=0.7)],
+    pseudo_label_pipeline=[dict(type='mmsemi.FilterByScore', score_thr=0.9)],
     # As in FixMatch, an image that nothing is sure of teaches nothing.
     keep_empty_images=False,
     hidden_label_interval=10)

@@ -1,11 +1,11 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
-# schedule_1k.py in two stages of 500 steps: the cosine spans each of them.
-# Batches of stage 1 are those of supervised training.
-_base_ = './schedule_1k.py'
+# schedule_2k.py in two stages of 1,500 and 500 steps: the cosine spans each of
+# them. Batches of stage 1 are those of supervised training.
+_base_ = './schedule_2k.py'
 train_cfg = dict(
     _delete_=True,
     type='mmsemi.TwoStageTrainLoop',
-    stage1_iters=500,
+    stage1_iters=1500,
     stage2_iters=500,
     stage1_batch_size=8,
     val_interval=500)

@@ -2,16 +2,15 @@
 _base_ = [
     '../_base_/models/mask-rcnn_digits.py',
     '../_base_/datasets/semi_digits-few-shot_instance.py',
-    '../_base_/schedules/schedule_1k_two-stage.py',
+    '../_base_/schedules/schedule_2k_two-stage.py',
     '../_base_/digits_runtime.py', '../_base_/semi_runtime.py'
 ]
 
 labeled_dataset = _base_.labeled_dataset
 unlabeled_dataset = _base_.unlabeled_dataset
-labeled_dataset.ann_file = (
-    'annotations/instances_train.seed0-fold0@10shot.json')
+labeled_dataset.ann_file = 'annotations/instances_train.seed0-fold0@5shot.json'
 unlabeled_dataset.ann_file = (
-    'annotations/instances_train.seed0-fold0@10shot-unlabeled.json')
+    'annotations/instances_train.seed0-fold0@5shot-unlabeled.json')
 train_dataloader = dict(
     dataset=dict(datasets=[labeled_dataset, unlabeled_dataset]))
 
@@ -31,7 +30,7 @@ model = dict(
     type='mmsemi.SemInst',
     segmentor=segmentor,
     # Masks of digits are small: none is filtered by its size.
-    pseudo_label_pipeline=[dict(type='mmsemi.FilterByScore', score_thr=0.7)],
+    pseudo_label_pipeline=[dict(type='mmsemi.FilterByScore', score_thr=0.9)],
     hidden_label_interval=10)
 val_cfg = dict(type='mmsemi.MultiViewValLoop')
 custom_hooks = _base_.custom_hooks

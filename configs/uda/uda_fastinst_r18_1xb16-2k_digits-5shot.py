@@ -1,24 +1,25 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 _base_ = [
-    '../_base_/models/mask-rcnn_digits.py',
+    '../_base_/models/fastinst_digits.py',
     '../_base_/datasets/semi_digits-few-shot_instance.py',
-    '../_base_/schedules/schedule_1k.py', '../_base_/digits_runtime.py',
+    '../_base_/schedules/schedule_2k.py', '../_base_/digits_runtime.py',
     '../_base_/semi_runtime.py'
 ]
 
 labeled_dataset = _base_.labeled_dataset
 unlabeled_dataset = _base_.unlabeled_dataset
-labeled_dataset.ann_file = (
-    'annotations/instances_train.seed0-fold0@10shot.json')
+labeled_dataset.ann_file = 'annotations/instances_train.seed0-fold0@5shot.json'
 unlabeled_dataset.ann_file = (
-    'annotations/instances_train.seed0-fold0@10shot-unlabeled.json')
+    'annotations/instances_train.seed0-fold0@5shot-unlabeled.json')
 train_dataloader = dict(
     dataset=dict(datasets=[labeled_dataset, unlabeled_dataset]))
 
 segmentor = _base_.model
-segmentor.roi_head.type = 'mmsemi.SoftLabelRoIHead'
-segmentor.roi_head.bbox_head.type = 'mmsemi.SoftLabelShared2FCBBoxHead'
-segmentor.roi_head.bbox_head.loss_cls.type = 'mmsemi.SoftCrossEntropyLoss'
+head = segmentor.panoptic_head
+head.type = 'mmsemi.SoftLabelFastInstHead'
+head.loss_cls.type = head.loss_proposal.type = 'mmsemi.SoftCrossEntropyLoss'
+segmentor.train_cfg.assigner.match_costs[0].type = (
+    'mmsemi.SoftClassificationCost')
 model = dict(
     _delete_=True,
     type='mmsemi.SemiInstanceSegmentor',
@@ -27,7 +28,7 @@ model = dict(
     # The student labels the weak views itself, from the first step on.
     teacher=dict(mode='student'),
     pseudo_label_pipeline=[
-        dict(type='mmsemi.FilterByScore', score_thr=0.7),
+        dict(type='mmsemi.FilterByScore', score_thr=0.9),
         dict(type='mmsemi.SharpenSoftLabels', temperature=0.4)
     ],
     # As in UDA, an image that nothing is sure of teaches nothing.
@@ -36,3 +37,11 @@ model = dict(
 val_cfg = dict(type='mmsemi.MultiViewValLoop')
 custom_hooks = _base_.custom_hooks
 custom_hooks[-1].update(interval=500)
+
+# FastInst's optimizer, at a rate for training from nothing.
+optim_wrapper = dict(
+    optimizer=dict(lr=0.002),
+    paramwise_cfg=dict(
+        norm_decay_mult=0.,
+        custom_keys=dict(aux_query=dict(decay_mult=0.))),
+    clip_grad=None)

@@ -2,8 +2,8 @@
 _base_ = [
     '../_base_/models/fastinst_digits.py',
     '../_base_/datasets/semi_digits-few-shot_instance.py',
-    '../_base_/schedules/schedule_1k.py', '../_base_/digits_runtime.py',
-    '../_base_/semi_runtime.py'
+    '../_base_/schedules/schedule_2k_two-stage.py',
+    '../_base_/digits_runtime.py', '../_base_/semi_runtime.py'
 ]
 
 labeled_dataset = _base_.labeled_dataset
@@ -14,15 +14,21 @@ unlabeled_dataset.ann_file = (
 train_dataloader = dict(
     dataset=dict(datasets=[labeled_dataset, unlabeled_dataset]))
 
+# What the names of the digits share is how they are spelled: no language
+# model is needed, or would know more of what digits look like.
+text_embeddings = dict(
+    model='char-ngrams',
+    classes=('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven',
+             'eight', 'nine'))
+segmentor = _base_.model
+segmentor.panoptic_head.semantic_branch = dict(
+    text_embeddings=text_embeddings)
 model = dict(
     _delete_=True,
-    type='mmsemi.SemiInstanceSegmentor',
-    segmentor=_base_.model,
-    # The student labels the weak views itself, from the first step on.
-    teacher=dict(mode='student'),
-    pseudo_label_pipeline=[dict(type='mmsemi.FilterByScore', score_thr=0.7)],
-    # As in FixMatch, an image that nothing is sure of teaches nothing.
-    keep_empty_images=False,
+    type='mmsemi.SemInst',
+    segmentor=segmentor,
+    # Masks of digits are small: none is filtered by its size.
+    pseudo_label_pipeline=[dict(type='mmsemi.FilterByScore', score_thr=0.9)],
     hidden_label_interval=10)
 val_cfg = dict(type='mmsemi.MultiViewValLoop')
 custom_hooks = _base_.custom_hooks
@@ -30,7 +36,7 @@ custom_hooks[-1].update(interval=500)
 
 # FastInst's optimizer, at a rate for training from nothing.
 optim_wrapper = dict(
-    optimizer=dict(lr=0.001),
+    optimizer=dict(lr=0.002),
     paramwise_cfg=dict(
         norm_decay_mult=0.,
         custom_keys=dict(aux_query=dict(decay_mult=0.))),

@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/mask-rcnn_digits.py',
     '../_base_/datasets/semi_digits-few-shot_instance.py',
-    '../_base_/schedules/schedule_1k.py', '../_base_/digits_runtime.py',
+    '../_base_/schedules/schedule_2k.py', '../_base_/digits_runtime.py',
     '../_base_/semi_runtime.py'
 ]
 
@@ -15,14 +15,22 @@ unlabeled_dataset.ann_file = (
 train_dataloader = dict(
     dataset=dict(datasets=[labeled_dataset, unlabeled_dataset]))
 
+segmentor = _base_.model
+segmentor.roi_head.type = 'mmsemi.SoftLabelRoIHead'
+segmentor.roi_head.bbox_head.type = 'mmsemi.SoftLabelShared2FCBBoxHead'
+segmentor.roi_head.bbox_head.loss_cls.type = 'mmsemi.SoftCrossEntropyLoss'
 model = dict(
     _delete_=True,
     type='mmsemi.SemiInstanceSegmentor',
-    segmentor=_base_.model,
+    segmentor=segmentor,
+    soft_labels=True,
     # The student labels the weak views itself, from the first step on.
     teacher=dict(mode='student'),
-    pseudo_label_pipeline=[dict(type='mmsemi.FilterByScore', score_thr=0.7)],
-    # As in FixMatch, an image that nothing is sure of teaches nothing.
+    pseudo_label_pipeline=[
+        dict(type='mmsemi.FilterByScore', score_thr=0.9),
+        dict(type='mmsemi.SharpenSoftLabels', temperature=0.4)
+    ],
+    # As in UDA, an image that nothing is sure of teaches nothing.
     keep_empty_images=False,
     hidden_label_interval=10)
 val_cfg = dict(type='mmsemi.MultiViewValLoop')

@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/mask-rcnn_digits.py',
     '../_base_/datasets/semi_digits-few-shot_instance.py',
-    '../_base_/schedules/schedule_1k.py', '../_base_/digits_runtime.py',
+    '../_base_/schedules/schedule_2k.py', '../_base_/digits_runtime.py',
     '../_base_/semi_runtime.py'
 ]
 
@@ -26,7 +26,7 @@ model = dict(
     # The student labels the weak views itself, from the first step on.
     teacher=dict(mode='student'),
     pseudo_label_pipeline=[
-        dict(type='mmsemi.FilterByScore', score_thr=0.7),
+        dict(type='mmsemi.FilterByScore', score_thr=0.9),
         dict(type='mmsemi.SharpenSoftLabels', temperature=0.4)
     ],
     # As in UDA, an image that nothing is sure of teaches nothing.
