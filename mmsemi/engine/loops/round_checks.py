@@ -82,7 +82,7 @@ def check_segmentor(runner: Runner) -> None:
 
     Raises:
         TypeError: If the model is no config.
-        ValueError: If the model gives no logits.
+        ValueError: If the model gives no logits, or reads sentences.
     """
     if not isinstance(runner.cfg.get('model'), Mapping):
         raise TypeError('Rounds of training build their model anew, from '
@@ -95,6 +95,11 @@ def check_segmentor(runner: Runner) -> None:
             f'model.type={type(model).__name__} is no EncoderDecoder of '
             'mmseg, which rounds of training need: methods that wrap a '
             'segmenter have a loop of their own.')
+    if getattr(model, 'reads_text', False):
+        raise ValueError(
+            f'model.type={type(model).__name__} reads sentences, but rounds '
+            'of training label whole images with one label map each. Use a '
+            'method that labels online, such as mmsemi.SemiRES.')
     if getattr(model, 'out_channels', None) == 1:
         raise ValueError(
             'model.decode_head.out_channels=1 gives one sigmoid; use '

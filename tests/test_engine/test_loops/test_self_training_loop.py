@@ -3,14 +3,17 @@
 import copy
 import json
 import multiprocessing
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from PIL import Image
 
+ROOT = Path(__file__).resolve().parents[3]
 ST = dict(type='mmsemi.SelfTrainingLoop', round_iters=6)
 ST_PLUS_PLUS = dict(ST, select_reliable=True)
 
@@ -300,6 +303,10 @@ def change_unlabeled(config, **changes):
         num_classes=2, out_channels=1, threshold=.5, loss_decode=dict(
             type='CrossEntropyLoss', use_sigmoid=True)), ValueError,
      'out_channels=1'),
+    (lambda c, root: setattr(
+        c, 'model',
+        Config.fromfile(ROOT / 'configs/_base_/models/lavt_digits.py').model),
+     ValueError, 'ReferringSegmentor reads sentences'),
 ])
 def test_bad_data_and_models_are_refused(tiny_rounds, boxes_root, tmp_path,
                                          change, error, message):
