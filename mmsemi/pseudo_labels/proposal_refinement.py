@@ -2,8 +2,6 @@
 """A stage that lets mask proposals redraw pseudo-labels."""
 from typing import List, Optional, Tuple
 
-import cv2
-import numpy as np
 import torch
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
@@ -12,6 +10,7 @@ from mmsemi.registry import TRANSFORMS
 from mmsemi.structures.dense_pseudo_label import IGNORE_LABEL, DensePseudoLabel
 from mmsemi.structures.packed_masks import PackedMasks, count_pixels
 from mmsemi.structures.view_geometry import masks_to_boxes
+from .class_pieces import number_pieces, piece_masks
 from .pipeline import PseudoLabelStage
 from .proposal_matching import check_matching, match_proposals_batch
 from .stage_samples import PROPOSALS
@@ -218,14 +217,13 @@ class RefineByProposals(PseudoLabelStage):
                     sample: BaseDataElement) -> DensePseudoLabel:
         known = label.valid & (label.label != IGNORE_LABEL)
         before = label.label.where(known, IGNORE_LABEL)
-        pieces, classes = self._pieces(before)
+        pieces, classes = self.pieces(before)
         after, confidence = before.clone(), label.confidence.clone()
         claim = torch.full_like(label.confidence, -1.)
         flags = [True] * len(classes)
         for first in range(0, len(classes), _MASKS_AT_A_TIME):
             index = range(first, min(first + _MASKS_AT_A_TIME, len(classes)))
-            masks = pieces == torch.tensor(
-                index, device=pieces.device)[:, None, None]
+            masks = piece_masks(pieces, torch.tensor(index))
             refined, matched = self._match(masks, sample)
             refined &= known
             for k, found in zip(index, matched.tolist()):
@@ -275,7 +273,7 @@ class RefineByProposals(PseudoLabelStage):
         label.matched = matched
         return label
 
-    def _pieces(self, label: Tensor) -> Tuple[Tensor, List[int]]:
+    def pieces(self, label: Tensor) -> Tuple[Tensor, List[int]]:
         """Number what is refined.
 
         Args:
@@ -300,22 +298,9 @@ class RefineByProposals(PseudoLabelStage):
         if self.one_object and not self.by_piece:
             # Where the class is absent, its mask is empty: a miss.
             present = [1 - self.background]
-        numbers = torch.full_like(label, -1)
         if not self.by_piece:
+            numbers = torch.full_like(label, -1)
             for k, c in enumerate(present):
                 numbers[label == c] = k
             return numbers, present
-        classes: List[int] = []
-        array = label.cpu().numpy()
-        for c in present:
-            count, parts, stats, _ = cv2.connectedComponentsWithStats(
-                (array == c).astype(np.uint8))
-            # Pieces that are too small get no number, nor what is no piece.
-            table = np.full(count, -1)
-            large = np.flatnonzero(
-                stats[1:, cv2.CC_STAT_AREA] >= self.min_area) + 1
-            table[large] = len(classes) + np.arange(len(large))
-            part = torch.from_numpy(table[parts]).to(numbers)
-            numbers = part.where(part >= 0, numbers)
-            classes += [c] * len(large)
-        return numbers, classes
+        return number_pieces(label, self.background, self.min_area)

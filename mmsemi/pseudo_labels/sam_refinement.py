@@ -2,8 +2,6 @@
 """A stage that lets SAM redraw pseudo-labels, prompted by themselves."""
 from typing import List, Optional, Sequence, Tuple, Union
 
-import cv2
-import numpy as np
 import torch
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
@@ -12,6 +10,7 @@ from mmsemi.models.mask_generators import ImageEmbedding, SAMPredictor
 from mmsemi.registry import TRANSFORMS
 from mmsemi.structures.dense_pseudo_label import IGNORE_LABEL, DensePseudoLabel
 from mmsemi.structures.view_geometry import masks_to_boxes
+from .class_pieces import number_pieces, piece_masks
 from .instance_filters import check_unit_interval
 from .mask_prompts import mask_prompts
 from .pipeline import PseudoLabelStage
@@ -193,7 +192,7 @@ class SAMRefine(PseudoLabelStage):
         todo = self._large_enough(masks)
         if self.only_unmatched and before is not None:
             todo &= ~before
-        masks, changed, _ = self.refine(image[:, :height, :width], masks, todo)
+        masks, changed = self.refine(image[:, :height, :width], masks, todo)
         boxes = label.bboxes.clone()
         boxes[changed] = masks_to_boxes(masks[changed]).to(boxes)
         label.masks, label.bboxes = masks, boxes
@@ -206,34 +205,45 @@ class SAMRefine(PseudoLabelStage):
                image: Tensor) -> DensePseudoLabel:
         height, width = image.shape[1:]
         classes = label.label[:height, :width]
-        pieces, labels = class_pieces(classes, self.background)
+        known = classes != IGNORE_LABEL
+        pieces, labels = number_pieces(classes, self.background)
+        labels = torch.tensor(labels, dtype=torch.long, device=classes.device)
         before = label.get('matched')
-        todo = self._large_enough(pieces)
+        todo = pieces[pieces >= 0].bincount(
+            minlength=len(labels)) >= self.min_area
         matched = torch.zeros_like(todo)
         if self.only_unmatched and before is not None:
             matched = before[labels] if before.dim() else before.expand(
-                len(labels))
+                len(labels)).clone()
             todo &= ~matched
-        masks, changed, scores = self.refine(image, pieces, todo)
         label = label.new()
         label.label = label.label.clone()
         label.confidence = label.confidence.clone()
         canvas = label.label[:height, :width]
         sure = label.confidence[:height, :width]
         before_sure = sure.clone()
-        means = [sure[piece].mean() for piece in pieces]
-        known = classes != IGNORE_LABEL
-        if self.background is not None:
-            for i in changed.nonzero()[:, 0].tolist():
-                canvas[pieces[i]] = self.background
-                sure[pieces[i]] = means[i]
-        for i in scores.argsort(stable=True).tolist():
-            new = masks[i] & known
-            sure[new & (classes != labels[i])] = means[i]
-            canvas[new] = labels[i]
+        claim = torch.full_like(sure, -torch.inf)
+        index = todo.nonzero()[:, 0]
+        embedding = self._encode(image) if len(index) else None
+        for part in index.split(self.prompts_per_batch):
+            masks = piece_masks(pieces, part)
+            drawn, score, good = self._redraw(embedding, masks)
+            matched[part] |= good
+            for k in good.nonzero()[:, 0].tolist():
+                old, new, c = masks[k], drawn[k], labels[part[k]]
+                mean = before_sure[old].mean()
+                if self.background is not None:
+                    # Nobody has claimed these yet, maybe somebody will.
+                    free = old & claim.isneginf()
+                    canvas[free] = self.background
+                    sure[free] = mean
+                won = new & known & (claim <= score[k])
+                claim[won] = score[k]
+                canvas[won] = c
+                sure[won] = mean
         kept = canvas == classes
         sure[kept] = before_sure[kept]
-        label.matched = self._flags(before, labels, changed | matched)
+        label.matched = self._flags(before, labels, matched)
         return label
 
     @staticmethod
@@ -252,7 +262,7 @@ class SAMRefine(PseudoLabelStage):
 
     @torch.no_grad()
     def refine(self, image: Tensor, masks: Tensor,
-               todo: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+               todo: Tensor) -> Tuple[Tensor, Tensor]:
         """Redraw masks of one image.
 
         Args:
@@ -261,30 +271,32 @@ class SAMRefine(PseudoLabelStage):
             todo (Tensor): (N,) bool, which of them.
 
         Returns:
-            tuple[Tensor, Tensor, Tensor]: Masks (N, H, W), of which were
-            redrawn (N,) bool, and the IoU that SAM predicts (N,), -inf for
-            the others.
+            tuple[Tensor, Tensor]: Masks (N, H, W), and which were redrawn,
+            (N,) bool.
         """
         masks = masks.clone()
         changed = torch.zeros_like(todo)
-        scores = torch.full(todo.shape, -torch.inf, device=todo.device)
         index = todo.nonzero()[:, 0]
-        if not len(index):
-            return masks, changed, scores
-        sam = self.sam(image.device)
-        embedding = sam.encode(image)
+        embedding = self._encode(image) if len(index) else None
         for part in index.split(self.prompts_per_batch):
-            drawn, score = self._prompt(sam, embedding, masks[part])
-            inter = (drawn & masks[part]).flatten(1).sum(1)
-            union = (drawn | masks[part]).flatten(1).sum(1).clamp(min=1)
-            good = drawn.flatten(1).any(1) & (inter / union >= self.min_iou)
-            if self.min_predicted_iou > 0:
-                good &= score >= self.min_predicted_iou
-            part = part[good]
-            masks[part] = drawn[good]
-            scores[part] = score[good]
-            changed[part] = True
-        return masks, changed, scores
+            drawn, _, good = self._redraw(embedding, masks[part])
+            masks[part[good]] = drawn[good]
+            changed[part] = good
+        return masks, changed
+
+    def _encode(self, image: Tensor) -> ImageEmbedding:
+        return self.sam(image.device).encode(image)
+
+    def _redraw(self, embedding: ImageEmbedding,
+                masks: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Return SAM's masks, the IoU it predicts, which are good enough."""
+        drawn, score = self._prompt(self.sam(), embedding, masks)
+        inter = (drawn & masks).flatten(1).sum(1)
+        union = (drawn | masks).flatten(1).sum(1).clamp(min=1)
+        good = drawn.flatten(1).any(1) & (inter / union >= self.min_iou)
+        if self.min_predicted_iou > 0:
+            good &= score >= self.min_predicted_iou
+        return drawn, score, good
 
     def _prompt(self, sam: SAMPredictor, embedding: ImageEmbedding,
                 masks: Tensor) -> Tuple[Tensor, Tensor]:
@@ -310,27 +322,3 @@ class SAMRefine(PseudoLabelStage):
             masks[alive] = sam.to_image(logits[rows, best], embedding) > 0
             scores[alive] = score
         return masks, scores
-
-
-def class_pieces(label: Tensor,
-                 background: Optional[int] = 0) -> Tuple[Tensor, Tensor]:
-    """Cut a label map into connected pieces of one class.
-
-    Args:
-        label (Tensor): (H, W) int64; 255 is no class.
-        background (int, optional): Class that is left out. Defaults to 0.
-
-    Returns:
-        tuple[Tensor, Tensor]: Pieces (N, H, W) bool, connected over edges
-        and corners, and their classes (N,) int64.
-    """
-    array = label.cpu().numpy()
-    pieces, labels = [np.zeros((0, *array.shape), dtype=bool)], []
-    for c in np.unique(array).tolist():
-        if c in (background, IGNORE_LABEL):
-            continue
-        num, parts = cv2.connectedComponents((array == c).astype(np.uint8))
-        pieces.append(parts == np.arange(1, num)[:, None, None])
-        labels += [c] * (num - 1)
-    return (torch.from_numpy(np.concatenate(pieces)).to(label.device),
-            torch.tensor(labels, dtype=torch.long, device=label.device))

@@ -13,7 +13,7 @@ from mmsemi.models.dense_forward import dense_logits
 from mmsemi.models.view_images import view_images
 from mmsemi.pseudo_labels import (RefineByProposals, select_proposals,
                                   stage_samples)
-from mmsemi.pseudo_labels.sam_refinement import class_pieces
+from mmsemi.pseudo_labels.class_pieces import piece_masks
 from mmsemi.pseudo_labels.stage_samples import PROPOSALS
 from mmsemi.structures.dense_pseudo_label import DensePseudoLabel
 from mmsemi.structures.view_geometry import masks_to_boxes
@@ -84,17 +84,17 @@ def _chosen(stage: RefineByProposals, before: DensePseudoLabel,
             refined: DensePseudoLabel, sample) -> Tuple[Tensor, int]:
     """Return the proposals that were united, and how many there were."""
     proposals = sample.get(PROPOSALS).to(before.label.device)
-    label = before.label.where(before.valid, 255)
-    if stage.by_piece:
-        masks = class_pieces(label, stage.background)[0]
-    else:
-        masks = (label == 1 - (stage.background or 0))[None]
+    pieces, classes = stage.pieces(before.label.where(before.valid, 255))
     matching = {
         name: value
         for name, value in stage.matching.items()
         if name not in ('min_coverage', 'min_iou')
     }
-    selected = select_proposals(masks, proposals, **matching).any(0)
+    selected = torch.zeros(
+        len(proposals), dtype=torch.bool, device=pieces.device)
+    for part in torch.arange(len(classes)).split(16):
+        selected |= select_proposals(
+            piece_masks(pieces, part), proposals, **matching).any(0)
     # A guard may have refused what was selected.
     selected &= refined.matched.any()
     return proposals.to_bool()[selected], len(proposals)

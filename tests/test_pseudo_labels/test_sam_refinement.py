@@ -9,7 +9,6 @@ from mmengine.structures import BaseDataElement, InstanceData
 from mmsemi.models.mask_generators import SAMPredictor, build_tiny_sam
 from mmsemi.pseudo_labels import PseudoLabelPipeline, SAMRefine, stage_samples
 from mmsemi.pseudo_labels.mask_prompts import GAP, mask_prompts
-from mmsemi.pseudo_labels.sam_refinement import class_pieces
 from mmsemi.structures.dense_pseudo_label import DensePseudoLabel
 from mmsemi.structures.packed_masks import PackedMasks
 
@@ -98,20 +97,6 @@ def test_distance_of_the_rim_follows_the_formula():
         logits[4, 6], torch.tensor(10 * np.exp(-4 / (25 / 4))).float())
 
 
-def test_pieces_of_a_label_map():
-    label = torch.zeros(6, 8, dtype=torch.long)
-    label[0, 0] = label[1, 1] = label[4, 4] = 2
-    label[5, 0:3] = 1
-    label[3] = 255
-    pieces, labels = class_pieces(label)
-    assert labels.tolist() == [1, 2, 2]
-    assert pieces.flatten(1).sum(1).tolist() == [3, 2, 1]
-    pieces, labels = class_pieces(label, None)
-    assert labels.tolist() == [0, 0, 1, 2, 2]
-    pieces, labels = class_pieces(torch.zeros(6, 8, dtype=torch.long))
-    assert pieces.shape == (0, 6, 8) and labels.tolist() == []
-
-
 def test_label_map_takes_the_best_answer():
     label = torch.zeros(H + 4, W + 8, dtype=torch.long)
     label[2:8, 4:12] = 1
@@ -193,13 +178,12 @@ def test_instances_and_their_boxes():
 
 def test_iterations_prompt_with_the_last_answer():
     stage = make(iterations=3, prompts_per_batch=1)
-    masks, changed, scores = stage.refine(
+    masks, changed = stage.refine(
         torch.zeros(3, H, W), rectangles((0, 0, 16, 8), (0, 0, 2, 2)),
         torch.tensor([True, True]))
     # Halved three times; nothing is left of the second after two.
     assert torch.equal(masks, rectangles((0, 0, 2, 8), (0, 0, 2, 2)))
     assert changed.tolist() == [True, False]
-    torch.testing.assert_close(scores, torch.tensor([.9, -torch.inf]))
     assert [len(call['boxes']) for call in stage.sam().calls] == [1] * 5
     assert stage.sam().calls[1]['boxes'].tolist() == [[0, 0, 8, 8]]
     assert stage.sam().calls[0]['masks'].shape == (1, 32, 32)
@@ -243,18 +227,24 @@ def test_only_what_no_proposal_matched():
 
 
 def test_the_better_claim_wins():
-    stage = make()
-
-    def refine(image, masks, todo):
-        return rectangles((0, 0, 10, 10), (5, 5, 15, 15)), todo, torch.tensor(
-            [.9, .2])
-
-    stage.refine = refine
+    answers = rectangles((0, 0, 10, 10), (5, 5, 15, 15)), torch.tensor(
+        [.9, .2]), torch.ones(2, dtype=torch.bool)
     label = torch.zeros(H, W, dtype=torch.long)
     label[0:3, 0:3], label[10:13, 10:13] = 1, 2
-    refined, = stage([dense(label)], [make_sample()])
-    assert (refined.label == 1).sum() == 100
-    assert (refined.label == 2).sum() == 75
+    for at_a_time in (1, 2):
+        stage = make(prompts_per_batch=at_a_time)
+        rest = list(zip(*(part.split(at_a_time) for part in answers)))
+        seen = []
+
+        def redraw(embedding, masks):
+            seen.append(len(masks))
+            return rest.pop(0)
+
+        stage._redraw = redraw
+        refined, = stage([dense(label)], [make_sample()])
+        assert seen == [at_a_time] * (2 // at_a_time)
+        assert (refined.label == 1).sum() == 100
+        assert (refined.label == 2).sum() == 75
 
 
 def test_sam_belongs_to_no_checkpoint_and_loads_when_training_begins():
