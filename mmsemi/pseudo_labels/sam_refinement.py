@@ -1,6 +1,6 @@
 # Copyright (c) mmsemi contributors. Licensed under Apache-2.0.
 """A stage that lets SAM redraw pseudo-labels, prompted by themselves."""
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.structures import BaseDataElement, InstanceData
@@ -223,9 +223,7 @@ class SAMRefine(PseudoLabelStage):
         sure = label.confidence[:height, :width]
         before_sure = sure.clone()
         claim = torch.full_like(sure, -torch.inf)
-        index = todo.nonzero()[:, 0]
-        embedding = self._encode(image) if len(index) else None
-        for part in index.split(self.prompts_per_batch):
+        for embedding, part in self._parts(image, todo):
             masks = piece_masks(pieces, part)
             drawn, score, good = self._redraw(embedding, masks)
             matched[part] |= good
@@ -276,16 +274,20 @@ class SAMRefine(PseudoLabelStage):
         """
         masks = masks.clone()
         changed = torch.zeros_like(todo)
-        index = todo.nonzero()[:, 0]
-        embedding = self._encode(image) if len(index) else None
-        for part in index.split(self.prompts_per_batch):
+        for embedding, part in self._parts(image, todo):
             drawn, _, good = self._redraw(embedding, masks[part])
             masks[part[good]] = drawn[good]
             changed[part] = good
         return masks, changed
 
-    def _encode(self, image: Tensor) -> ImageEmbedding:
-        return self.sam(image.device).encode(image)
+    def _parts(self, image: Tensor,
+               todo: Tensor) -> Iterator[Tuple[ImageEmbedding, Tensor]]:
+        """Yield the encoded image with some indices of masks at a time."""
+        if not bool(todo.any()):
+            return
+        embedding = self.sam(image.device).encode(image)
+        for part in todo.nonzero()[:, 0].split(self.prompts_per_batch):
+            yield embedding, part
 
     def _redraw(self, embedding: ImageEmbedding,
                 masks: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
